@@ -1,0 +1,135 @@
+package agent
+
+import (
+	"errors"
+	"log/slog"
+	"time"
+
+	"lifeboat.im/lifeboat/record"
+)
+
+// Errors that callers tell apart.
+var (
+	// ErrSourceLost: the slot, the timeline or the cluster is not the one that this
+	// lineage follows; the message names the reason and the one command that mends it.
+	ErrSourceLost = errors.New("source lost")
+	// ErrForeignSource: the database is another than the one the repository follows.
+	ErrForeignSource = errors.New("foreign source")
+	// ErrNotAttached: `lifeboat attach` has not been run.
+	ErrNotAttached = errors.New("not attached")
+	// ErrLater: somebody else is busy where we must not wait; the same call may work later.
+	ErrLater = errors.New("try again later")
+	// ErrState: the state directory lacks what the agent needs; the message says how
+	// to bring it back with the operator's key.
+	ErrState = errors.New("agent state missing")
+)
+
+// SourceOptions say which database is followed and how it is reached.
+type SourceOptions struct {
+	// DSN is a PostgreSQL connection string or URL.
+	DSN string
+	// Slot and Publication default to "lifeboat".
+	Slot, Publication string
+	// PgBin is the folder of pg_dump and pg_restore; empty: found by PATH.
+	PgBin string
+	// SchemaQuiet is how long the catalog must be unchanged before pg_dump runs
+	// (protocol §6); default 10 s.
+	SchemaQuiet time.Duration
+}
+
+// Tuning bounds what the agent does beside following the stream; the zero value
+// is the default everywhere.
+type Tuning struct {
+	// RPO: a commit is durable at the latest this long after it was received, when
+	// the store answers; default 5 s.
+	RPO time.Duration
+	// WALBudget is how many bytes of WAL the slot may retain before the agent lets
+	// go of it; 0: 2 GiB; negative: unlimited.
+	WALBudget int64
+	// MergeEvery and MergeSegments end an epoch: default 1 h, 1,000.
+	MergeEvery    time.Duration
+	MergeSegments int
+	// RefreshEvery: each table is copied anew at least this often (default 14 days),
+	// and when its records exceed half of its base.
+	RefreshEvery time.Duration
+	// RefreshMin is the size of records below which a table is not refreshed early;
+	// default 16 MiB.
+	RefreshMin int64
+	// CopyMax bounds one copy (protocol §4); default 1 h.
+	CopyMax time.Duration
+	// Workers copy tables in parallel; default 2.
+	Workers int
+	// Memory bounds the segments in flight, in bytes; default 16 MiB each, two.
+	SegmentBytes int
+}
+
+// Options are everything that the service needs.
+type Options struct {
+	Source SourceOptions
+	Tuning Tuning
+	// State is the state directory (secrets of the agent, epoch keys), see [State].
+	State string
+	// NewBase begins again after the source was lost: a new slot, and every table
+	// is copied; the gap is named. Adopt opens a new lineage.
+	NewBase, Adopt bool
+	Log            *slog.Logger
+	// Ready, when set, is called once streaming has begun; Progress at every flush
+	// and every step of a copy (the systemd watchdog).
+	Ready    func()
+	Progress func()
+	// Now is the clock; nil: time.Now.
+	Now func() time.Time
+}
+
+// StatusReport is what `lifeboat status` prints.
+type StatusReport struct {
+	Source         string        `json:"source"`
+	Lineage        string        `json:"lineage"`
+	Epoch          uint64        `json:"epoch"`
+	Durable        record.LSN    `json:"durable"`
+	DurableText    string        `json:"durable_lsn"`
+	DurableTime    time.Time     `json:"durable_time"`
+	Lag            *int64        `json:"lag_bytes,omitempty"` // nil: the source could not be asked
+	SlotActive     *bool         `json:"slot_active,omitempty"`
+	SlotRetained   *int64        `json:"slot_retained_bytes,omitempty"`
+	Tables         []TableStatus `json:"tables"`
+	Incomplete     []string      `json:"incomplete"`
+	Mismatches     []string      `json:"mismatches"`
+	Objects        int64         `json:"objects"`
+	Bytes          int64         `json:"bytes"`
+	UnmergedEpochs int           `json:"unmerged_epochs"`
+	Notes          []string      `json:"notes"`
+}
+
+// TableStatus is one captured table.
+type TableStatus struct {
+	Name       string     `json:"name"`
+	Rows       int64      `json:"rows"`
+	Bytes      int64      `json:"bytes"`
+	ExactFrom  record.LSN `json:"-"`
+	ExactText  string     `json:"exact_from"`
+	Incomplete bool       `json:"incomplete"`
+}
+
+// Finding is one line of `lifeboat doctor`.
+type Finding struct {
+	Name  string `json:"name"`
+	State string `json:"state"` // ok, warn, fail
+	Why   string `json:"why"`
+	Mend  string `json:"mend,omitempty"`
+}
+
+// LiveResult is one table of `lifeboat verify --live`.
+type LiveResult struct {
+	Table string `json:"table"`
+	Rows  int64  `json:"rows"`
+	OK    bool   `json:"ok"`
+	Why   string `json:"why,omitempty"`
+}
+
+// Step is one statement of attach or detach, for --dry-run.
+type Step struct {
+	Why string `json:"why"`
+	SQL string `json:"sql"`
+}
+
