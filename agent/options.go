@@ -132,4 +132,3 @@ type Step struct {
 	Why string `json:"why"`
 	SQL string `json:"sql"`
 }
-
