@@ -1,0 +1,50 @@
+package testpg
+
+import (
+	"testing"
+)
+
+func TestMain(m *testing.M) { Main(m) }
+
+// A server of each version starts, takes databases with slots and prepared
+// transactions, survives a crash, and its databases go with the test.
+func TestCluster(t *testing.T) {
+	for _, major := range []int{Newest, Oldest} {
+		c := Start(t, major, map[string]string{"max_wal_senders": "7"})
+		var name string
+		t.Run("database", func(t *testing.T) {
+			d := c.Database(t)
+			name = d.Name
+			d.Exec(t, "CREATE TABLE a (i int primary key, v text)", "INSERT INTO a VALUES (1, NULL)")
+			d.Exec(t, "SELECT pg_create_logical_replication_slot('s', 'pgoutput')")
+			d.Exec(t, "BEGIN; INSERT INTO a VALUES (2, 'x'); PREPARE TRANSACTION 'p'")
+			c.Kill(t)
+			c.Restart(t, "fast")
+			if got := d.Query(t, "SELECT i, v FROM a"); len(got) != 1 || got[0][1] != Null {
+				t.Errorf("after a crash: %q", got)
+			}
+			c.SetConf(t, "work_mem", "7MB")
+			c.Role(t, "writer", "REPLICATION")
+			d.Exec(t, "CREATE SCHEMA s AUTHORIZATION writer")
+			var s, w string
+			conn := Connect(t, d.As("writer"))
+			if err := conn.QueryRow(t.Context(), "SELECT current_user, current_setting('work_mem')").Scan(&s, &w); err != nil || s != "writer" || w != "7MB" {
+				t.Errorf("as writer: %q %q %v", s, w, err)
+			}
+		})
+		if got := c.Query(t, "SELECT count(*) FROM pg_database WHERE datname = "+quote(name)); got[0][0] != "0" {
+			t.Errorf("the database outlives its test")
+		}
+		if got := c.Query(t, "SHOW max_wal_senders"); got[0][0] != "7" {
+			t.Errorf("max_wal_senders = %q", got)
+		}
+	}
+}
+
+func TestSharedIsOne(t *testing.T) {
+	a, b := Shared(t, Newest), Shared(t, Newest)
+	if a != b {
+		t.Error("two shared clusters")
+	}
+	Run(t, Bin(t, Newest, "pg_dump"), "--schema-only", a.DSN("postgres"))
+}
