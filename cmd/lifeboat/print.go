@@ -1,0 +1,86 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// say prints a sentence for people; silent with --json and --quiet.
+func (a *app) say(format string, args ...any) {
+	if a.flags.json || a.flags.quiet {
+		return
+	}
+	fmt.Fprintf(a.out, format+"\n", args...)
+}
+
+// fact prints a line that the command exists for; silent with --json only.
+func (a *app) fact(format string, args ...any) {
+	if !a.flags.json {
+		fmt.Fprintf(a.out, format+"\n", args...)
+	}
+}
+
+// printJSON prints v when --json is set and reports whether it did.
+func (a *app) printJSON(v any) (bool, error) {
+	if !a.flags.json {
+		return false, nil
+	}
+	enc := json.NewEncoder(a.out)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	return true, enc.Encode(v)
+}
+
+// table prints rows in aligned columns, the first one as a heading.
+func (a *app) table(rows [][]string) {
+	if a.flags.json {
+		return
+	}
+	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+	for _, r := range rows {
+		fmt.Fprintln(w, strings.Join(r, "\t"))
+	}
+	_ = w.Flush()
+}
+
+// mib prints bytes in MiB, with as many digits as help.
+func mib(n int64) string {
+	v := float64(n) / (1 << 20)
+	switch {
+	case n == 0:
+		return "0 MiB"
+	case v >= 100 || v <= -100:
+		return fmt.Sprintf("%.0f MiB", v)
+	case v >= 1 || v <= -1:
+		return fmt.Sprintf("%.1f MiB", v)
+	}
+	return fmt.Sprintf("%.3f MiB", v)
+}
+
+// moment prints a time in the local zone with its offset, to the microsecond that
+// PostgreSQL stores, in the form that --at reads.
+func moment(t time.Time) string {
+	if t.IsZero() {
+		return "never"
+	}
+	return t.Local().Format("2006-01-02T15:04:05.000000-07:00")
+}
+
+// took prints how long something took.
+func took(d time.Duration) string {
+	if d < 10*time.Second {
+		return d.Round(10 * time.Millisecond).String()
+	}
+	return d.Round(time.Second).String()
+}
+
+// count prints a number with its noun.
+func count(n int64, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}
