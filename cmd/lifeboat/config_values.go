@@ -209,9 +209,9 @@ func hasPassword(dsn string) bool {
 	return set || u.Query().Has("password") || u.Query().Has("sslpassword")
 }
 
-// redactDSN hides the password of a connection string.
+// redactDSN hides the password of a connection string or of any other URL.
 func redactDSN(dsn string) string {
-	if !isPostgresURL(dsn) {
+	if !isURL(dsn) {
 		return keywordPassword.ReplaceAllString(dsn, "$1=•••")
 	}
 	u, err := url.Parse(dsn)

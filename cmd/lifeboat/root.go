@@ -67,6 +67,7 @@ func newRoot(a *app) *cobra.Command {
 }
 
 func suggestion(cmd *cobra.Command, arg string) string {
+	cmd.SuggestionsMinimumDistance = 2
 	if s := cmd.SuggestionsFor(arg); len(s) > 0 {
 		return fmt.Sprintf(": did you mean %q?", s[0])
 	}

@@ -1,0 +1,76 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"lifeboat": main})
+}
+
+// TestScripts runs the real program by the scripts in testdata/script; none of
+// them needs a server. `code N command…` runs a command that must end with N.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:   filepath.Join("testdata", "script"),
+		Setup: scriptEnv,
+		Cmds:  map[string]func(*testscript.TestScript, bool, []string){"code": codeCommand, "mode": modeCommand, "flip": flipCommand},
+	})
+}
+
+func scriptEnv(env *testscript.Env) error {
+	env.Setenv("NO_COLOR", "1")
+	env.Setenv("TZ", "UTC")
+	env.Setenv("LIFEBOAT_UMASK", "")
+	return nil
+}
+
+// codeCommand: code N command args… fails unless the command exits with N.
+func codeCommand(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: code N command args…")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(args[1], args[2:]...)
+	have := 0
+	if err != nil {
+		if _, e := fmt.Sscanf(err.Error(), "exit status %d", &have); e != nil {
+			ts.Fatalf("%v", err)
+		}
+	}
+	if have != want {
+		ts.Fatalf("%s ended with %d, want %d", strings.Join(args[1:], " "), have, want)
+	}
+}
+
+// modeCommand: mode 0600 file.
+func modeCommand(ts *testscript.TestScript, _ bool, args []string) {
+	info, err := os.Stat(ts.MkAbs(args[1]))
+	ts.Check(err)
+	if have := fmt.Sprintf("%04o", info.Mode().Perm()); have != args[0] {
+		ts.Fatalf("%s has mode %s, want %s", args[1], have, args[0])
+	}
+}
+
+// flipCommand: flip glob — changes one byte in the middle of the first file that
+// matches.
+func flipCommand(ts *testscript.TestScript, _ bool, args []string) {
+	files, err := filepath.Glob(ts.MkAbs(args[0]))
+	ts.Check(err)
+	if len(files) == 0 {
+		ts.Fatalf("no file matches %s", args[0])
+	}
+	b, err := os.ReadFile(files[0])
+	ts.Check(err)
+	b[len(b)/2] ^= 1
+	ts.Check(os.Chmod(files[0], 0o600))
+	ts.Check(os.WriteFile(files[0], b, 0o600))
+}
