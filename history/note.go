@@ -1,0 +1,92 @@
+package history
+
+import (
+	"fmt"
+
+	"lifeboat.im/lifeboat/chunkstore"
+	"lifeboat.im/lifeboat/record"
+)
+
+// NoteKind says what a note means; the number stands in the log.
+type NoteKind uint8
+
+// The kinds of notes, and which fields of [Note] they use.
+const (
+	// NotePosition: Durable moved without a transaction (Durable, Time, SchemaCertain).
+	NotePosition NoteKind = 1
+	// NoteReady: the bases made so far cover every table there was at the start; from
+	// the greatest of their exact-from LSNs on, the lineage can be restored.
+	NoteReady NoteKind = 2
+	// NoteIncomplete opens an interval in which a table (0: the whole database) is not
+	// exact (Table, Name, Reason, From: exact up to and including it). A table that is
+	// open already keeps the earlier From.
+	NoteIncomplete NoteKind = 3
+	// NoteComplete closes the open interval of a table at Until (Table, Until).
+	NoteComplete NoteKind = 4
+	// NoteMark names a restore point (Name, From: its LSN, 0 = what is durable where
+	// the note stands, Time).
+	NoteMark NoteKind = 5
+	// NotePin keeps what a restore to it needs from prune (as NoteMark).
+	NotePin NoteKind = 6
+	// NoteUnpin takes the pin Name away.
+	NoteUnpin NoteKind = 7
+	// NoteIdentity says which replica identities we are about to change, or have put
+	// back (Identities).
+	NoteIdentity NoteKind = 8
+	// NoteMismatch: a copy did not meet the digest that the records predict (Table,
+	// Name, Reason, From: last LSN at which the table was proved, Until: the copy's).
+	NoteMismatch NoteKind = 9
+	// NoteDropped: a table is gone at From; its open interval closes there.
+	NoteDropped NoteKind = 10
+	// NoteHandover: the writer stops in good order (Durable, Time, Reason).
+	NoteHandover NoteKind = 11
+	// NoteCondemn: a prune condemns names (Gen, Prefixes, MAC).
+	NoteCondemn NoteKind = 12
+	// NoteDeleting and NoteDone mark a prune's later steps (Gen, MAC).
+	NoteDeleting NoteKind = 13
+	// NoteDone: see NoteDeleting.
+	NoteDone NoteKind = 14
+)
+
+var noteNames = [...]string{
+	NotePosition: "position", NoteReady: "ready", NoteIncomplete: "incomplete", NoteComplete: "complete",
+	NoteMark: "mark", NotePin: "pin", NoteUnpin: "unpin", NoteIdentity: "identity", NoteMismatch: "mismatch",
+	NoteDropped: "dropped", NoteHandover: "handover", NoteCondemn: "condemn", NoteDeleting: "deleting", NoteDone: "done",
+}
+
+// String gives the kind's name.
+func (k NoteKind) String() string {
+	if int(k) < len(noteNames) && noteNames[k] != "" {
+		return noteNames[k]
+	}
+	return fmt.Sprintf("note kind %d", uint8(k))
+}
+
+// Note is a small fact. All of it stands under K_seal, so every process that may
+// read positions may read it: never values of rows.
+type Note struct {
+	Kind          NoteKind         `cbor:"1,keyasint"`
+	Durable       record.LSN       `cbor:"2,keyasint,omitempty"`
+	Time          record.Time      `cbor:"3,keyasint,omitempty"`
+	SchemaCertain record.LSN       `cbor:"4,keyasint,omitempty"`
+	Table         uint32           `cbor:"5,keyasint,omitempty"`
+	Name          string           `cbor:"6,keyasint,omitempty"`
+	Reason        string           `cbor:"7,keyasint,omitempty"`
+	From          record.LSN       `cbor:"8,keyasint,omitempty"`
+	Until         record.LSN       `cbor:"9,keyasint,omitempty"`
+	Identities    []IdentityChange `cbor:"10,keyasint,omitempty"`
+	Gen           chunkstore.Gen   `cbor:"11,keyasint"`
+	Prefixes      [][8]byte        `cbor:"12,keyasint,omitempty"`
+	MAC           []byte           `cbor:"13,keyasint,omitempty"`
+}
+
+// validate says the law of a note.
+func (n *Note) validate() error {
+	if int(n.Kind) >= len(noteNames) || noteNames[n.Kind] == "" {
+		return fmt.Errorf("%s: %w", n.Kind, record.ErrCorrupt)
+	}
+	if (n.Kind == NoteMark || n.Kind == NotePin || n.Kind == NoteUnpin) && n.Name == "" {
+		return fmt.Errorf("%s without a name: %w", n.Kind, record.ErrCorrupt)
+	}
+	return nil
+}
