@@ -74,6 +74,8 @@ type Table struct {
 	Bytes int64
 	// Generated: it has generated columns, which are not stored in lines.
 	Generated bool
+	// GeneratedColumns names them.
+	GeneratedColumns []string
 	// Partition: a leaf of a partitioned table. Inherits: a child by INHERITS.
 	Partition, Inherits bool
 	// Owned: our role has the rights of the owner.

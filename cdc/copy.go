@@ -25,7 +25,7 @@ type CopyOptions struct {
 	NotBefore record.XID
 	// Position is asked for the stream's position right after the snapshot was taken,
 	// when it is set; the answer is Copied.Position.
-	Position func() record.LSN
+	Position func(record.Snapshot) record.LSN
 	// Max bounds the copy's time; beyond it ErrTooLong. 0: no bound.
 	Max time.Duration
 	// Rate bounds the bytes of lines a second over all workers; 0: no bound.

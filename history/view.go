@@ -234,6 +234,9 @@ type TableState struct {
 	Known bool `cbor:"3,keyasint"`
 	// RecordBytes is the size of the table's records since its base.
 	RecordBytes uint64 `cbor:"4,keyasint"`
+	// Fingerprint is the catalog's of the table, so that the next agent knows whether
+	// its definition changed meanwhile.
+	Fingerprint [32]byte `cbor:"5,keyasint"`
 }
 
 // Touch is what one transaction did to one table.
