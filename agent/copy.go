@@ -1,0 +1,320 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"lifeboat.im/lifeboat/cdc"
+	"lifeboat.im/lifeboat/chunkstore"
+	"lifeboat.im/lifeboat/history"
+	"lifeboat.im/lifeboat/record"
+)
+
+const (
+	// chunkTarget is the mean size of a rows chunk (design §5).
+	chunkTarget = 1 << 20
+	// bigTable is the size from which a table is copied alone, by all workers.
+	bigTable = 64 << 20
+	// copyRetry is how long a table that was in use is left alone.
+	copyRetry = 2 * time.Second
+)
+
+// copier copies tables: the first base, late tables, rewrites and refreshes, all
+// in the same way (design §6), and holds each copy against its prediction (G5).
+type copier struct {
+	a    *agent
+	wake chan struct{}
+
+	mu   sync.Mutex
+	cat  *cdc.Catalog
+	wait map[uint32]time.Time // not before
+}
+
+// offer tells the copier what the catalog looks like now.
+func (k *copier) offer(cat *cdc.Catalog) {
+	k.mu.Lock()
+	k.cat = cat
+	k.mu.Unlock()
+	signal(k.wake)
+}
+
+func (k *copier) run(ctx context.Context) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		if err := k.round(ctx); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-k.wake:
+		case <-tick.C:
+		}
+	}
+}
+
+// wanted lists the tables that are to be copied and can be now.
+func (k *copier) wanted() (big, small []cdc.Table) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.cat == nil {
+		return nil, nil
+	}
+	c := k.a.capture
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := k.a.now()
+	for i := range k.cat.Tables {
+		ct := &k.cat.Tables[i]
+		t := c.tables[ct.Relation.OID]
+		if t == nil || t.wanted == "" || !ct.InPublication || !ct.Settled || now.Before(k.wait[t.oid]) || t.fingerprint != ct.Fingerprint {
+			continue
+		}
+		if ct.Bytes >= bigTable {
+			big = append(big, *ct)
+		} else {
+			small = append(small, *ct)
+		}
+	}
+	return big, small
+}
+
+func (k *copier) round(ctx context.Context) error {
+	big, small := k.wanted()
+	workers := k.a.o.Tuning.Workers
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(workers)
+	for i := range small {
+		g.Go(func() error { return k.one(gctx, small[i], 1) })
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	for i := range big {
+		if err := k.one(ctx, big[i], workers); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// one copies one table, or puts it off when it is in use.
+func (k *copier) one(ctx context.Context, ct cdc.Table, workers int) error {
+	err := k.a.copyTable(ctx, ct, workers)
+	later := copyRetry
+	switch {
+	case err == nil:
+		signal(k.a.capture.asked)
+		return nil
+	case errors.Is(err, cdc.ErrTooLong):
+		k.a.log.Warn("copy stopped: it takes longer than copy_max", "table", ct.Relation.String(), "err", err.Error())
+		later = time.Hour
+	case errors.Is(err, cdc.ErrBusy), errors.Is(err, cdc.ErrYield), errors.Is(err, cdc.ErrSnapshotTooOld):
+		k.a.log.Info("copy waits", "table", ct.Relation.String(), "reason", err.Error())
+	case errors.Is(err, cdc.ErrChanged), errors.Is(err, cdc.ErrGone):
+		k.a.log.Info("copy begins again", "table", ct.Relation.String(), "reason", err.Error())
+		signal(k.a.capture.asked)
+	default:
+		return fmt.Errorf("copy %s: %w", ct.Relation.String(), err)
+	}
+	k.mu.Lock()
+	k.wait[ct.Relation.OID] = k.a.now().Add(later)
+	k.mu.Unlock()
+	return nil
+}
+
+// copyTable copies one table and appends its base. A crash before the entry
+// leaves chunks that the next copy meets again; after it, the base counts.
+func (a *agent) copyTable(ctx context.Context, ct cdc.Table, workers int) error {
+	began := a.now()
+	c := a.capture
+	var k *tracker
+	var sinks []*sink
+	copied, err := a.source.Copy(ctx, ct, cdc.CopyOptions{
+		Workers: workers, NotBefore: a.opening.XMax, Max: a.o.Tuning.CopyMax,
+		Position: func(s record.Snapshot) record.LSN {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			k = c.track(ct.Relation.OID, s)
+			return k.received
+		},
+	}, func(int) cdc.LineSink {
+		s := newSink(ctx, a, &ct.Relation)
+		sinks = append(sinks, s)
+		return s
+	})
+	defer func() {
+		if k != nil {
+			c.mu.Lock()
+			delete(c.trackers, k)
+			c.mu.Unlock()
+		}
+	}()
+	if err != nil {
+		return err
+	}
+	if !copied.Table.Relation.Equal(&ct.Relation) {
+		return fmt.Errorf("its definition: %w", cdc.ErrChanged)
+	}
+	if err := c.waitReceived(ctx, copied.ExactFrom); err != nil {
+		return err
+	}
+	base := &history.Base{
+		Relation: copied.Table.Relation, Snapshot: copied.Snapshot,
+		ExactFrom: copied.ExactFrom, TypeFingerprint: copied.TypeFingerprint,
+	}
+	var reach []chunkstore.Name
+	var fresh, stored int64
+	for _, s := range sinks {
+		base.Pieces = append(base.Pieces, s.pieces...)
+		base.Digest.Add(s.digest)
+		base.Bytes += s.bytes
+		reach = append(reach, s.reach...)
+		fresh, stored = fresh+s.fresh, stored+s.stored
+	}
+	c.mu.Lock()
+	base.RecordsFrom = k.from()
+	predicted, known, broken := k.predicted, k.known, k.broken
+	c.mu.Unlock()
+	if broken != "" {
+		return fmt.Errorf("%s: %w", broken, cdc.ErrChanged)
+	}
+	if err := a.writer.Base(ctx, base, reach); err != nil {
+		return err
+	}
+	a.log.Info("table copied", "table", ct.Relation.String(), "rows", base.Digest.Count, "bytes", base.Bytes,
+		"new_bytes", fresh, "exact_from", base.ExactFrom.String(), "took", a.now().Sub(began).Round(time.Millisecond).String())
+	a.progress()
+	return a.verdict(ctx, ct.Relation.OID, base, k, predicted, known)
+}
+
+// verdict holds the copy against the prediction and makes it the table's base.
+func (a *agent) verdict(ctx context.Context, oid uint32, base *history.Base, k *tracker, predicted record.Digest, known bool) error {
+	c := a.capture
+	met := known && predicted == base.Digest
+	c.mu.Lock()
+	t := c.tables[oid]
+	if t == nil { // dropped meanwhile
+		c.mu.Unlock()
+		return nil
+	}
+	wasOpen, from, proven, name := t.open, t.openFrom, t.exactFrom, t.name()
+	t.digest = k.after.apply(base.Digest)
+	t.known = !k.after.unsure && base.Relation.Identity == record.Full
+	t.recordBytes, t.baseBytes, t.rows = k.bytes, base.Bytes, base.Digest.Count
+	t.exactFrom, t.copied, t.wanted, t.open = base.ExactFrom, a.now(), "", false
+	c.mu.Unlock()
+	if known && !met {
+		a.log.Error("a copy does not have the digest that the records predict", "table", name,
+			"predicted", predicted.String(), "copied", base.Digest.String())
+		n := history.Note{
+			Kind: history.NoteMismatch, Table: oid, Name: name, From: proven, Until: base.ExactFrom,
+			Reason: fmt.Sprintf("predicted %d rows, copied %d", predicted.Count, base.Digest.Count),
+		}
+		if err := a.writer.Note(ctx, n); err != nil {
+			return err
+		}
+	}
+	if !wasOpen {
+		return nil
+	}
+	n := history.Note{Kind: history.NoteComplete, Table: oid, Name: name, Until: base.ExactFrom}
+	if met {
+		n.Reason, n.Until = "the copy met the digest: no row had changed unseen", from
+	}
+	return a.writer.Note(ctx, n)
+}
+
+// sink cuts one worker's lines into chunks.
+type sink struct {
+	ctx     context.Context // of the copy: cdc.LineSink's methods take none
+	a       *agent
+	rel     *record.Relation
+	cutter  *chunkstore.RowCutter
+	hasher  *record.Hasher
+	level   chunkstore.Compression
+	buf     []byte
+	key     []byte
+	fields  [][]byte
+	pieces  []history.Piece
+	reach   []chunkstore.Name
+	digest  record.Digest
+	bytes   int64
+	fresh   int64
+	stored  int64
+	touched time.Time
+}
+
+func newSink(ctx context.Context, a *agent, rel *record.Relation) *sink {
+	s := &sink{
+		ctx: ctx, a: a, rel: rel, level: chunkstore.Fast,
+		cutter: chunkstore.NewRowCutter(a.secrets.Chunk.Cut, rel.Schema, rel.Name, chunkTarget),
+		hasher: record.NewHasher(a.secrets.Digest[:], rel.Schema, rel.Name),
+	}
+	if rel.Secret {
+		s.level = chunkstore.Stored
+	}
+	return s
+}
+
+// Line takes one row.
+func (s *sink) Line(line []byte) error {
+	s.digest.Add(s.hasher.Line(line))
+	s.bytes += int64(len(line)) + 1
+	if len(line) > record.MaxInline {
+		if err := s.flush(); err != nil {
+			return err
+		}
+		extents, names, err := putBytes(s.ctx, s.a.store, line, s.rel.Secret)
+		if err != nil {
+			return err
+		}
+		s.pieces = append(s.pieces, history.Piece{Long: extents})
+		s.reach = append(s.reach, names...)
+		return nil
+	}
+	s.buf = append(append(s.buf, line...), '\n')
+	var err error
+	if s.key, s.fields, err = record.AppendKey(s.key[:0], line, s.rel, s.fields); err != nil {
+		return err
+	}
+	if s.cutter.Row(s.key, len(line)+1) {
+		return s.flush()
+	}
+	return nil
+}
+
+// End stores what is left.
+func (s *sink) End() error { return s.flush() }
+
+func (s *sink) flush() error {
+	s.cutter.Reset()
+	if len(s.buf) == 0 {
+		return nil
+	}
+	p, err := s.a.store.Put(s.ctx, chunkstore.KindRows, s.buf, s.level)
+	if err != nil {
+		return err
+	}
+	s.pieces = append(s.pieces, history.Piece{Rows: &p.Ref})
+	s.reach = append(s.reach, p.Name)
+	s.stored += p.Stored
+	if p.New {
+		s.fresh += p.Stored
+	}
+	s.buf = s.buf[:0]
+	if now := s.a.now(); now.Sub(s.touched) > time.Second {
+		s.touched = now
+		s.a.progress()
+	}
+	return nil
+}

@@ -1,0 +1,192 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"lifeboat.im/lifeboat/history"
+	"lifeboat.im/lifeboat/record"
+)
+
+const (
+	// idleBytes and idleEvery say when an idle source's position is stored and
+	// confirmed (design §6): other databases' WAL is released by it.
+	idleBytes = 16 << 20
+	idleEvery = 5 * time.Minute
+)
+
+// flusher makes batches durable, in order, and confirms them. It alone appends
+// segments and ends epochs.
+type flusher struct {
+	a         *agent
+	sequences map[uint32]record.Sequence
+	// states are the digests at the newest durable position.
+	states     []history.TableState
+	positioned time.Time
+	epochBegan time.Time
+	segments   int
+	// durable is the log's; only the flusher moves it.
+	durable record.LSN
+}
+
+// run works until ctx ends, then makes everything that was received durable,
+// confirms it and returns.
+func (f *flusher) run(ctx context.Context) error {
+	c := f.a.capture
+	f.positioned, f.epochBegan = f.a.now(), f.a.now()
+	tick := time.NewTicker(min(f.a.o.Tuning.RPO, time.Second))
+	defer tick.Stop()
+	for {
+		b, wait := c.take(f.a.o.Tuning.RPO, false)
+		if b != nil {
+			if err := f.flush(ctx, b); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := f.idle(ctx); err != nil {
+			return err
+		}
+		var due <-chan time.Time
+		if wait > 0 {
+			t := time.NewTimer(wait)
+			due = t.C
+			defer t.Stop()
+		}
+		select {
+		case <-ctx.Done():
+			return f.drain()
+		case <-c.wake:
+		case <-due:
+		case <-tick.C:
+		}
+	}
+}
+
+// drain is the end: SIGTERM means flush, confirm, exit 0.
+func (f *flusher) drain() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	for {
+		b, _ := f.a.capture.take(0, true)
+		if b == nil {
+			break
+		}
+		if err := f.flush(ctx, b); err != nil {
+			return err
+		}
+	}
+	return f.position(ctx)
+}
+
+// flush writes one segment. Its chunks are in the store already; a crash before
+// the entry leaves orphans, one after it and before Confirm makes PostgreSQL send
+// the transactions again, and they are dropped by their end LSN (G1).
+func (f *flusher) flush(ctx context.Context, b *batch) error {
+	a := f.a
+	seqs, err := f.changedSequences(ctx)
+	if err != nil {
+		return err
+	}
+	if err := f.notes(ctx); err != nil {
+		return err
+	}
+	seg := b.segment(f.durable)
+	seg.Sequences = seqs
+	if err := a.writer.Segment(ctx, seg, history.SegmentMeta{Reach: b.reach, SchemaCertain: a.schemaCertain()}); err != nil {
+		return fmt.Errorf("flush to %s: %w", b.end, err)
+	}
+	a.stream.Confirm(b.end)
+	f.durable = b.end
+	f.states = b.states
+	f.segments++
+	f.positioned = a.now()
+	a.log.Debug("flushed", "end", b.end.String(), "transactions", len(b.txs), "bytes", b.size())
+	a.progress()
+	signal(a.capture.asked)
+	return f.rotate(ctx)
+}
+
+func (f *flusher) notes(ctx context.Context) error {
+	for _, n := range f.a.capture.takeNotes() {
+		if err := f.a.writer.Note(ctx, n); err != nil {
+			return fmt.Errorf("note %s of %s: %w", n.Reason, n.Name, err)
+		}
+	}
+	return nil
+}
+
+// changedSequences reads the sequences after the batch's last commit was
+// received, so each value is at least what the batch's rows used.
+func (f *flusher) changedSequences(ctx context.Context) ([]record.Sequence, error) {
+	all, err := f.a.source.Sequences(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read sequences: %w", err)
+	}
+	var out []record.Sequence
+	for _, s := range all {
+		if old, ok := f.sequences[s.OID]; ok && old.Last == s.Last && old.Called == s.Called && old.Name == s.Name && old.Schema == s.Schema {
+			continue
+		}
+		f.sequences[s.OID] = s
+		out = append(out, s)
+	}
+	return out, nil
+}
+
+// idle stores a keepalive's position now and then, when nothing is pending; and
+// answers at once to a maintenance entry (a mark) that waits at the tail.
+func (f *flusher) idle(ctx context.Context) error {
+	if err := f.notes(ctx); err != nil {
+		return err
+	}
+	pending, at := f.a.capture.pending()
+	if pending || at <= f.durable {
+		return nil
+	}
+	if f.a.stream.Asked() || at-f.durable >= idleBytes || f.a.now().Sub(f.positioned) >= idleEvery {
+		return f.position(ctx)
+	}
+	met, err := f.a.writer.Probe(ctx)
+	if err != nil {
+		return err
+	}
+	if met {
+		return f.position(ctx)
+	}
+	return f.rotate(ctx)
+}
+
+// position makes the received position durable when nothing before it is pending.
+func (f *flusher) position(ctx context.Context) error {
+	pending, at := f.a.capture.pending()
+	if pending || at <= f.durable {
+		return nil
+	}
+	f.positioned = f.a.now()
+	n := history.Note{Kind: history.NotePosition, Durable: at, SchemaCertain: f.a.schemaCertain()}
+	if err := f.a.writer.Note(ctx, n); err != nil {
+		return fmt.Errorf("note position %s: %w", at, err)
+	}
+	f.a.stream.Confirm(at)
+	f.durable = at
+	return nil
+}
+
+// rotate ends the epoch when it is old or long enough; the merge of its segments
+// then runs beside the stream.
+func (f *flusher) rotate(ctx context.Context) error {
+	t := f.a.o.Tuning
+	if f.segments == 0 || (f.segments < t.MergeSegments && f.a.now().Sub(f.epochBegan) < t.MergeEvery) {
+		return nil
+	}
+	o := f.a.opening
+	o.Durable, o.Tables = f.durable, f.states
+	if err := f.a.writer.Rotate(ctx, o); err != nil {
+		return fmt.Errorf("end epoch: %w", err)
+	}
+	f.segments, f.epochBegan = 0, f.a.now()
+	signal(f.a.merges)
+	return nil
+}

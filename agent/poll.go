@@ -1,0 +1,318 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"lifeboat.im/lifeboat/cdc"
+	"lifeboat.im/lifeboat/chunkstore"
+	"lifeboat.im/lifeboat/history"
+	"lifeboat.im/lifeboat/record"
+)
+
+// pollIdle is how often the catalog is looked at without traffic; with traffic it
+// is after each flush.
+const pollIdle = 15 * time.Second
+
+// pollMark is one look at an unchanged catalog. Everything before the LSN becomes
+// certain once a later look sees every transaction that might have been hidden
+// from this one.
+type pollMark struct {
+	before record.LSN
+	xmax   record.XID
+}
+
+// poller follows the catalog: what changed is never guessed through (protocol §4).
+type poller struct {
+	a *agent
+	// fingerprint is that of the newest look, schema that of the newest schema note.
+	fingerprint, schema [32]byte
+	marks               []pollMark
+	noted               map[uint32]bool // identities that a note announced
+	retry               bool
+	ready               bool              // NoteReady is in the log
+	refused             map[uint32]string // tables that cannot be captured, as logged
+}
+
+func (p *poller) run(ctx context.Context) error {
+	tick := time.NewTicker(pollIdle)
+	defer tick.Stop()
+	for {
+		p.retry = false
+		if err := p.look(ctx); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("watch the catalog: %w", err)
+		}
+		var again <-chan time.Time
+		if p.retry {
+			t := time.NewTimer(time.Second)
+			again = t.C
+			defer t.Stop()
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-p.a.capture.asked:
+		case <-again:
+		case <-tick.C:
+		}
+	}
+}
+
+// look reads the catalog once and acts on what differs.
+func (p *poller) look(ctx context.Context) error {
+	a := p.a
+	cat, err := a.source.Catalog(ctx)
+	if err != nil {
+		return err
+	}
+	a.capture.prune(cat.Snapshot.XMin)
+	a.stream.SetNear(cat.Snapshot.XMax)
+	p.certain(cat)
+	for i := range cat.Tables {
+		ct := &cat.Tables[i]
+		if !p.compare(ct) || (ct.InPublication && ct.Settled) {
+			continue
+		}
+		if err := p.enter(ctx, ct); err != nil {
+			return err
+		}
+	}
+	if err := p.dropped(ctx, cat); err != nil {
+		return err
+	}
+	a.copier.offer(cat)
+	if err := p.dump(ctx, cat); err != nil {
+		return err
+	}
+	return p.markReady(ctx, cat)
+}
+
+// first compares the catalog with what the log says before the stream begins, so
+// that its rows find their tables.
+func (p *poller) first(ctx context.Context) error {
+	cat, err := p.a.source.Catalog(ctx)
+	if err != nil {
+		return err
+	}
+	for i := range cat.Tables {
+		if cat.Tables[i].InPublication {
+			p.compare(&cat.Tables[i])
+		}
+	}
+	return nil
+}
+
+// markReady notes that every table of the beginning has its base: from here on the
+// lineage can be restored.
+func (p *poller) markReady(ctx context.Context, cat *cdc.Catalog) error {
+	if p.ready || p.schema != cat.Fingerprint {
+		return nil
+	}
+	c := p.a.capture
+	c.mu.Lock()
+	for i := range cat.Tables {
+		if t := c.tables[cat.Tables[i].Relation.OID]; cat.Tables[i].Capturable && (t == nil || t.exactFrom == 0) {
+			c.mu.Unlock()
+			return nil
+		}
+	}
+	c.mu.Unlock()
+	if err := p.a.writer.Note(ctx, history.Note{Kind: history.NoteReady}); err != nil {
+		return err
+	}
+	p.ready = true
+	p.a.log.Info("every table has its base: restorable from here on", "tables", len(cat.Tables))
+	return nil
+}
+
+// certain moves the position up to which the catalog is known to have been as the
+// newest schema note says.
+func (p *poller) certain(cat *cdc.Catalog) {
+	a := p.a
+	if cat.Fingerprint != p.fingerprint {
+		p.fingerprint, p.marks = cat.Fingerprint, nil
+	}
+	c := a.capture
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for len(p.marks) > 0 && p.marks[0].xmax <= cat.Snapshot.XMin {
+		if p.fingerprint == p.schema {
+			c.certain = max(c.certain, p.marks[0].before)
+		}
+		p.marks = p.marks[1:]
+	}
+	p.marks = append(p.marks, pollMark{before: cat.Before, xmax: cat.Snapshot.XMax})
+}
+
+// compare holds one table against what is known of it; false when it cannot be
+// captured.
+func (p *poller) compare(ct *cdc.Table) bool {
+	c := p.a.capture
+	oid := ct.Relation.OID
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	t := c.tables[oid]
+	if !ct.Capturable {
+		if p.refused[oid] != ct.Reason {
+			p.refused[oid] = ct.Reason
+			p.a.log.Warn("table cannot be captured", "table", ct.Relation.String(), "reason", ct.Reason)
+		}
+		if t != nil {
+			c.suspectLocked(t, "it cannot be captured any more: "+ct.Reason)
+		}
+		return false
+	}
+	rel := ct.Relation
+	switch {
+	case t == nil:
+		t = &table{oid: oid, wanted: "its first base"}
+		c.tables[oid] = t
+		t.learn(&rel, ct)
+		if p.ready {
+			c.suspectLocked(t, "a new table")
+		}
+		return true
+	case t.resumed && t.fingerprint == ct.Fingerprint:
+		t.learn(&rel, ct)
+	case t.fingerprint != ct.Fingerprint || !t.rel.Equal(&rel):
+		// A copy that still meets the digest proves that no row changed.
+		known := t.known && !t.resumed && t.rel.SameShape(&rel) && t.rel.String() == rel.String()
+		if t.exactFrom != 0 {
+			c.suspectLocked(t, "its definition changed")
+		}
+		t.learn(&rel, ct)
+		t.known = known
+	}
+	switch {
+	case t.exactFrom == 0:
+	case ct.InPublication && !ct.Settled && ct.Wanted == record.Full:
+		c.suspectLocked(t, "its replica identity was changed by somebody else")
+	case !ct.InPublication:
+		c.suspectLocked(t, "it was taken out of the publication by somebody else")
+	}
+	return true
+}
+
+func (t *table) learn(rel *record.Relation, ct *cdc.Table) {
+	t.rel, t.generated, t.fingerprint, t.resumed = rel, ct.GeneratedColumns, ct.Fingerprint, false
+}
+
+// enter brings a table into the publication; a note says so before.
+func (p *poller) enter(ctx context.Context, ct *cdc.Table) error {
+	a := p.a
+	if !p.noted[ct.Relation.OID] {
+		n := history.Note{Kind: history.NoteIdentity, Identities: []history.IdentityChange{identityChange(ct)}}
+		if err := a.writer.Note(ctx, n); err != nil {
+			return err
+		}
+		p.noted[ct.Relation.OID] = true
+	}
+	err := a.source.Enter(ctx, *ct)
+	switch {
+	case err == nil:
+		a.log.Info("table entered the publication", "table", ct.Relation.String(), "identity", string(rune(ct.Wanted)))
+		p.retry = true // look again: it is in now, and can be copied
+		return nil
+	case errors.Is(err, cdc.ErrBusy), errors.Is(err, cdc.ErrYield), errors.Is(err, cdc.ErrChanged), errors.Is(err, cdc.ErrGone):
+		a.log.Info("table waits to enter the publication", "table", ct.Relation.String(), "reason", err.Error())
+		p.retry = true
+		return nil
+	case errors.Is(err, cdc.ErrNotCapturable):
+		a.log.Warn("table cannot enter the publication", "table", ct.Relation.String(), "reason", err.Error())
+		return nil
+	}
+	return err
+}
+
+func identityChange(ct *cdc.Table) history.IdentityChange {
+	return history.IdentityChange{
+		Table: ct.Relation.OID, Schema: ct.Relation.Schema, Name: ct.Relation.Name,
+		Old: ct.Replident, Index: ct.ReplidentIndex,
+	}
+}
+
+// dropped forgets the tables that are gone.
+func (p *poller) dropped(ctx context.Context, cat *cdc.Catalog) error {
+	c := p.a.capture
+	c.mu.Lock()
+	var gone []*table
+	for oid, t := range c.tables {
+		if cat.Table(oid) == nil {
+			gone = append(gone, t)
+			delete(c.tables, oid)
+		}
+	}
+	from := c.certain
+	c.mu.Unlock()
+	for _, t := range gone {
+		n := history.Note{Kind: history.NoteDropped, Table: t.oid, Name: t.name(), From: cat.After, Reason: "dropped"}
+		if err := p.a.writer.Note(ctx, n); err != nil {
+			return err
+		}
+		p.a.log.Info("table dropped", "table", t.name(), "between", from.String(), "and", cat.After.String())
+	}
+	return nil
+}
+
+// dump stores the schema when it is not the one of the newest schema note.
+func (p *poller) dump(ctx context.Context, cat *cdc.Catalog) error {
+	a := p.a
+	if cat.Fingerprint == p.schema {
+		return nil
+	}
+	d, err := a.source.DumpSchema(ctx, cdc.DumpOptions{Bin: a.o.Source.PgBin})
+	switch {
+	case errors.Is(err, cdc.ErrBusy), errors.Is(err, cdc.ErrChanged), errors.Is(err, cdc.ErrYield):
+		a.log.Info("schema dump waits until the schema is quiet", "reason", err.Error())
+		p.retry = true
+		return nil
+	case err != nil:
+		return fmt.Errorf("dump the schema: %w", err)
+	}
+	seqs, err := a.source.Sequences(ctx)
+	if err != nil {
+		return fmt.Errorf("read sequences: %w", err)
+	}
+	s := &history.Schema{
+		Fingerprint: d.Catalog.Fingerprint, From: d.Catalog.After, Sequences: seqs,
+		Publication: a.o.Source.Publication, ServerVersion: a.identity.Version,
+	}
+	for i := range d.Catalog.Tables {
+		t := &d.Catalog.Tables[i]
+		s.Tables = append(s.Tables, history.SchemaTable{
+			OID: t.Relation.OID, Schema: t.Relation.Schema, Name: t.Relation.Name,
+			Kind: 'r', Fingerprint: t.Fingerprint, Captured: t.Capturable,
+		})
+	}
+	var reach []chunkstore.Name
+	for _, part := range []struct {
+		b  []byte
+		to *[]record.Extent
+	}{{d.Custom, &s.Custom}, {d.Plain, &s.Plain}} {
+		extents, names, err := putBytes(ctx, a.store, part.b, false)
+		if err != nil {
+			return err
+		}
+		*part.to, reach = extents, append(reach, names...)
+	}
+	if err := a.writer.SchemaNote(ctx, s, slices.Compact(reach)); err != nil {
+		return err
+	}
+	p.schema = d.Catalog.Fingerprint
+	c := a.capture
+	c.mu.Lock()
+	c.certain = max(c.certain, d.Catalog.After)
+	c.mu.Unlock()
+	a.log.Info("schema stored", "from", d.Catalog.After.String(), "tables", len(s.Tables))
+	a.progress()
+	if d.Catalog.Fingerprint != cat.Fingerprint {
+		p.retry = true
+	}
+	return nil
+}

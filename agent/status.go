@@ -1,0 +1,176 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"lifeboat.im/lifeboat/cdc"
+	"lifeboat.im/lifeboat/chunkstore"
+	"lifeboat.im/lifeboat/history"
+)
+
+// Status reads the log and, when it can be reached, the source. It needs no
+// operator's key.
+func Status(ctx context.Context, repo *history.Repository, s *history.Secrets, o Options) (*StatusReport, error) {
+	o = o.defaults()
+	log, err := OpenLog(ctx, repo, s, o.State)
+	if err != nil {
+		return nil, err
+	}
+	v, err := log.Load(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r := &StatusReport{
+		Source: v.ID.Source.String(), Lineage: v.ID.Lineage.String(), Epoch: v.Head.Epoch,
+		Durable: v.Durable, DurableText: v.Durable.String(), DurableTime: v.DurableTime.Time(),
+	}
+	tables := map[uint32]int{}
+	for _, b := range v.Bases {
+		i, ok := tables[b.Table]
+		if !ok {
+			i = len(r.Tables)
+			tables[b.Table] = i
+			r.Tables = append(r.Tables, TableStatus{})
+		}
+		if b.ExactFrom >= r.Tables[i].ExactFrom {
+			r.Tables[i] = TableStatus{Name: b.Name, Rows: b.Rows, Bytes: b.Bytes, ExactFrom: b.ExactFrom, ExactText: b.ExactFrom.String()}
+		}
+	}
+	for _, i := range v.Incompletes {
+		if i.Until != 0 {
+			continue
+		}
+		r.Incomplete = append(r.Incomplete, fmt.Sprintf("%s since %s: %s", i.Name, i.From, i.Reason))
+		if at, ok := tables[i.Table]; ok {
+			r.Tables[at].Incomplete = true
+		}
+	}
+	for _, d := range v.Dropped {
+		if at, ok := tables[d.Table]; ok && r.Tables[at].ExactFrom <= d.At {
+			r.Tables[at].Name = ""
+		}
+	}
+	r.Tables = slices.DeleteFunc(r.Tables, func(t TableStatus) bool { return t.Name == "" })
+	slices.SortFunc(r.Tables, func(a, b TableStatus) int { return strings.Compare(a.Name, b.Name) })
+	for _, m := range v.Mismatches {
+		r.Mismatches = append(r.Mismatches, fmt.Sprintf("%s between %s and %s: %s", m.Name, m.From, m.Until, m.Reason))
+	}
+	merged := map[uint64]bool{}
+	for _, h := range v.Histories {
+		merged[h.KeyEpoch] = true
+	}
+	for _, e := range v.Epochs {
+		if e.Epoch < v.Head.Epoch && e.Segments > 0 && !merged[e.Epoch] {
+			r.UnmergedEpochs++
+		}
+	}
+	if !v.Ready {
+		r.Notes = append(r.Notes, "the first copies are not finished: nothing can be restored yet")
+	}
+	err = repo.Backend().List(ctx, "", func(i chunkstore.Info) error {
+		r.Objects++
+		r.Bytes += i.Size
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list the repository: %w", err)
+	}
+	if o.Source.DSN != "" {
+		if err := r.askSource(ctx, o, v); err != nil {
+			r.Notes = append(r.Notes, "the source could not be asked: "+err.Error())
+		}
+	}
+	return r, nil
+}
+
+func (r *StatusReport) askSource(ctx context.Context, o Options, v *history.View) error {
+	src, id, err := o.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer src.Close(ctx)
+	if id.Source != v.ID.Source {
+		r.Notes = append(r.Notes, fmt.Sprintf("the configured database is %s, not the one that this history follows", id.Source))
+		return nil
+	}
+	pos, err := src.Now(ctx)
+	if err != nil {
+		return err
+	}
+	lag := int64(pos.Insert) - int64(v.Durable)
+	r.Lag = &lag
+	slot, err := src.Slot(ctx)
+	if err != nil {
+		return err
+	}
+	if slot == nil {
+		r.Notes = append(r.Notes, "the replication slot is gone: `lifeboat run --new-base`")
+		return nil
+	}
+	active := slot.ActivePID != 0
+	r.SlotActive, r.SlotRetained = &active, &slot.RetainedBytes
+	if !active {
+		r.Notes = append(r.Notes, "no agent is running: the source keeps WAL until `lifeboat run` goes on")
+	}
+	return nil
+}
+
+// Doctor checks the live set-up: the source, the state directory, the repository
+// and whether they belong together.
+func Doctor(ctx context.Context, repo *history.Repository, s *history.Secrets, o Options) ([]Finding, error) {
+	o = o.defaults()
+	var out []Finding
+	src, id, err := o.connect(ctx)
+	if err != nil {
+		out = append(out, Finding{Name: "source", State: "fail", Why: err.Error(), Mend: "check `source:` in the configuration, and that the server runs"})
+	} else {
+		defer src.Close(ctx)
+		found, err := src.Check(ctx, cdc.CheckOptions{Bin: o.Source.PgBin})
+		if err != nil {
+			return out, err
+		}
+		for _, f := range found {
+			out = append(out, Finding{Name: f.Name, State: string(f.State), Why: f.Why, Mend: f.Mend})
+		}
+	}
+	lin, err := Lineage(o.State)
+	switch {
+	case errors.Is(err, ErrNotAttached):
+		return append(out, Finding{Name: "lineage", State: "warn", Why: "this host follows nothing yet", Mend: "lifeboat attach"}), nil
+	case err != nil:
+		return append(out, Finding{Name: "lineage", State: "fail", Why: err.Error(), Mend: "restore the state directory, or attach with a new one"}), nil
+	case src != nil && lin.Source != id.Source:
+		return append(out, Finding{
+			Name: "lineage", State: "fail", Mend: "lifeboat run --adopt",
+			Why: fmt.Sprintf("the state directory follows %s, the database is %s", lin.Source, id.Source),
+		}), nil
+	}
+	v, err := repo.Log(s, lin, nil).Load(ctx)
+	if err != nil {
+		return append(out, Finding{Name: "history", State: "fail", Why: err.Error(), Mend: "lifeboat verify"}), nil
+	}
+	return append(out, historyFindings(v)...), nil
+}
+
+func historyFindings(v *history.View) []Finding {
+	out := []Finding{{Name: "history", State: "ok", Why: fmt.Sprintf("durable up to %s, committed %s", v.Durable, v.DurableTime)}}
+	if !v.Ready {
+		out = append(out, Finding{Name: "first base", State: "warn", Why: "not every table has been copied yet, so nothing can be restored", Mend: "let `lifeboat run` go on; `lifeboat status` shows the tables"})
+	}
+	for _, i := range v.Incompletes {
+		if i.Until == 0 {
+			out = append(out, Finding{Name: "incomplete", State: "warn", Why: fmt.Sprintf("%s is not exact since %s: %s", i.Name, i.From, i.Reason), Mend: "let `lifeboat run` copy it again"})
+		}
+	}
+	for _, m := range v.Mismatches {
+		out = append(out, Finding{
+			Name: "proof", State: "fail", Mend: "restore points of this table in the interval are in doubt; it was copied again at its end",
+			Why: fmt.Sprintf("%s between %s and %s: a copy did not have the digest that the records predicted (%s)", m.Name, m.From, m.Until, m.Reason),
+		})
+	}
+	return out
+}
