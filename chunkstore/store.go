@@ -115,7 +115,9 @@ func (s *Store) compare(ctx context.Context, p Put, w *work) (Put, error) {
 		return Put{}, fmt.Errorf("put chunk %s: read what is there: %w", p.Name, err)
 	}
 	p.Stored = int64(len(object))
-	w.opened, err = s.reopen(w.opened, p.Name, w, object, object[min(sealedAt, len(object)):])
+	if err = s.scrub(p.Name, object); err == nil {
+		err = s.reopen(w, object, object[sealedAt:])
+	}
 	if err != nil {
 		return Put{}, fmt.Errorf("put chunk %s: what is there: %w", p.Name, err)
 	}
@@ -129,36 +131,35 @@ var errSelf = errors.New("sealed object does not open to its plaintext")
 // object returns w's sealed object with the trailer for n, opened and compared
 // before anyone sends it (S5).
 func (s *Store) object(n Name, w *work) ([]byte, error) {
-	if len(w.object) == 0 {
+	first := len(w.object) == 0
+	if first {
 		w.object = s.seal(w.object, w.kind, w.ref.D, w.plaintext, w.compression)
 		w.sealed = len(w.object)
 	}
 	t := s.trailerOf(n, w.object[:w.sealed])
 	w.object = append(w.object[:w.sealed], t[:]...)
+	if !first {
+		return w.object, nil // only the trailer depends on the name
+	}
 	w.room = slices.Grow(w.room[:0], len(w.object))
-	var err error
-	w.opened, err = s.reopen(w.opened, n, w, w.object, w.room)
-	if err != nil {
+	if err := s.reopen(w, w.object, w.room); err != nil {
 		return nil, fmt.Errorf("%w: %v", errSelf, err) // not %w: this is no damage in the store
 	}
 	return w.object, nil
 }
 
-// reopen opens an object and compares it with w's plaintext; dst and room are
-// working space, and dst is returned to be used again. Comparing the plaintext
-// says more than its hash.
-func (s *Store) reopen(dst []byte, n Name, w *work, object, room []byte) ([]byte, error) {
-	if err := s.scrub(n, object); err != nil {
-		return dst, err
-	}
-	out, err := s.unseal(dst[:0], room[:0], w.kind, w.ref, object)
+// reopen opens an object, the frame into room, and compares it with w's plaintext,
+// which says more than its hash.
+func (s *Store) reopen(w *work, object, room []byte) error {
+	out, err := s.unseal(w.opened[:0], room[:0], w.kind, w.ref, object)
 	if err != nil {
-		return dst, err
+		return err
 	}
+	w.opened = out
 	if !bytes.Equal(out, w.plaintext) {
-		return out, fmt.Errorf("%w: plaintext is another one", ErrDamaged)
+		return fmt.Errorf("%w: plaintext is another one", ErrDamaged)
 	}
-	return out, nil
+	return nil
 }
 
 // Get returns the plaintext that r points to, verified (S4). An object that is
