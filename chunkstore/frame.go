@@ -148,12 +148,15 @@ var (
 	decoder        = sync.OnceValue(newDecoder)
 )
 
+// window is how far back the encoders look; it bounds their memory.
+const window = 2 << 20
+
 // coders bounds how many goroutines compress, or decompress, at one time.
 func coders() int { return min(runtime.GOMAXPROCS(0), 4) }
 
 func newEncoder(level zstd.EncoderLevel) *zstd.Encoder {
 	e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(coders()),
-		zstd.WithLowerEncoderMem(true), zstd.WithEncoderCRC(false), zstd.WithZeroFrames(true), zstd.WithSingleSegment(true))
+		zstd.WithLowerEncoderMem(true), zstd.WithWindowSize(window), zstd.WithEncoderCRC(false), zstd.WithZeroFrames(true), zstd.WithSingleSegment(true))
 	if err != nil {
 		panic(err) // the options are constants
 	}

@@ -102,7 +102,8 @@ type Ref struct {
 	D [32]byte
 	// Gen is the generation it was found or stored under.
 	Gen Gen
-	// Size of the plaintext in bytes.
+	// Size of the plaintext in bytes; 0 also when it is not known (an extent does not
+	// say): then D alone decides, and [MaxSize] is the bound.
 	Size uint64
 }
 

@@ -112,12 +112,15 @@ func (s *Store) unseal(dst, room []byte, kind Kind, r Ref, object []byte) ([]byt
 	if err != nil {
 		return nil, fmt.Errorf("%w: seal does not open", ErrDamaged)
 	}
-	start := len(dst)
-	out, err := OpenFrame(dst, frame, r.Size)
+	start, limit := len(dst), r.Size
+	if limit == 0 {
+		limit = MaxSize
+	}
+	out, err := OpenFrame(dst, frame, limit)
 	if err != nil {
 		return nil, err
 	}
-	if got := uint64(len(out) - start); got != r.Size {
+	if got := uint64(len(out) - start); r.Size != 0 && got != r.Size {
 		return nil, fmt.Errorf("%w: %d bytes of plaintext, want %d", ErrDamaged, got, r.Size)
 	}
 	return out, nil

@@ -21,6 +21,8 @@ type Store struct {
 	trailer Secret // K_trailer
 	scratch sync.Pool
 	names   names
+	// tamper, in tests, damages what was sealed before it is opened again.
+	tamper func(object []byte)
 }
 
 // New returns the store of b's chunks under k. Without k.Name and k.Chunk it can
@@ -140,6 +142,9 @@ func (s *Store) object(n Name, w *work) ([]byte, error) {
 	w.object = append(w.object[:w.sealed], t[:]...)
 	if !first {
 		return w.object, nil // only the trailer depends on the name
+	}
+	if s.tamper != nil {
+		s.tamper(w.object)
 	}
 	w.room = slices.Grow(w.room[:0], len(w.object))
 	if err := s.reopen(w, w.object, w.room); err != nil {
