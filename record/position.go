@@ -19,6 +19,16 @@ func (l LSN) String() string {
 	return fmt.Sprintf("%X/%X", uint32(l>>32), uint32(l))
 }
 
+// MarshalText gives the form of String, for JSON and logs; the stored form is CBOR's.
+func (l LSN) MarshalText() ([]byte, error) { return []byte(l.String()), nil }
+
+// UnmarshalText reads what MarshalText gives.
+func (l *LSN) UnmarshalText(b []byte) error {
+	v, err := ParseLSN(string(b))
+	*l = v
+	return err
+}
+
 // ParseLSN reads the form that String gives; upper and lower case hex digits.
 func ParseLSN(s string) (LSN, error) {
 	hi, lo, ok := strings.Cut(s, "/")
@@ -100,6 +110,16 @@ func (t Time) Time() time.Time {
 
 // String gives RFC 3339 in UTC with microseconds.
 func (t Time) String() string { return t.Time().Format("2006-01-02T15:04:05.000000Z07:00") }
+
+// MarshalText gives the form of String, for JSON and logs; the stored form is CBOR's.
+func (t Time) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
+
+// UnmarshalText reads RFC 3339.
+func (t *Time) UnmarshalText(b []byte) error {
+	v, err := time.Parse(time.RFC3339Nano, string(b))
+	*t = FromTime(v)
+	return err
+}
 
 // Source names one database of one cluster: pg_control_system()'s system
 // identifier and pg_database.oid.
