@@ -6,6 +6,9 @@ import "github.com/spf13/cobra"
 func commands(a *app) []*cobra.Command {
 	cobra.EnableCommandSorting = false
 	return []*cobra.Command{
-		configCommand(a), completionCommand(a), versionCommand(a),
+		initCommand(a), attachCommand(a), detachCommand(a), runCommand(a),
+		statusCommand(a), pointsCommand(a), markCommand(a), findCommand(a), restoreCommand(a),
+		verifyCommand(a), doctorCommand(a),
+		keyCommand(a), configCommand(a), repoCommand(a), completionCommand(a), versionCommand(a),
 	}
 }

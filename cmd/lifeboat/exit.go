@@ -5,7 +5,11 @@ import (
 	"fmt"
 
 	"lifeboat.im/lifeboat/agent"
+	"lifeboat.im/lifeboat/cdc"
+	"lifeboat.im/lifeboat/chunkstore"
+	"lifeboat.im/lifeboat/history"
 	"lifeboat.im/lifeboat/record"
+	"lifeboat.im/lifeboat/restore"
 )
 
 // The exit codes; each is promised in docs/operations.md.
@@ -63,7 +67,29 @@ func outcomes() []outcome {
 		{agent.ErrForeignSource, exitRefused, "Check source: in the configuration. A database that was restored or moved on purpose goes on under `lifeboat run --adopt`."},
 		{agent.ErrNotAttached, exitUsage, "Run `lifeboat attach` first; `lifeboat attach --dry-run` shows what it does."},
 		{agent.ErrState, exitUsage, "Bring the agent's secrets back with the operator's key: `lifeboat key export --agent --key FILE`."},
+		{cdc.ErrSlotMissing, exitSourceLost, "It was dropped. `lifeboat run --new-base` begins again and names the gap."},
+		{cdc.ErrSlotLost, exitSourceLost, "`lifeboat run --new-base` begins again and names the gap."},
+		{cdc.ErrSlotForeign, exitRefused, "Give this database a slot of its own: slot: in the configuration."},
+		{cdc.ErrPublication, exitRefused, "Give it a name of its own: publication: in the configuration."},
+		{cdc.ErrPublicationMissing, exitSourceLost, "`lifeboat attach` makes it again; then `lifeboat run --new-base`."},
+		{cdc.ErrSlotActive, exitLater, "Another agent holds the slot; only one may follow a database."},
+		{cdc.ErrBusy, exitLater, "Nothing was changed: run the same command again in a moment."},
 		{agent.ErrSourceLost, exitSourceLost, "`lifeboat doctor` names what is missing; `lifeboat run --new-base` begins again and names the gap."},
+		{history.ErrNoRepository, exitNoRepo, "Check the path, and that its disk is mounted; `lifeboat init` makes a new repository."},
+		{history.ErrRepositoryExists, exitRefused, "Name another folder. To use this one from here: write a lifeboat.yaml with repository: and run `lifeboat key export --agent --key FILE`."},
+		{history.ErrWrongKey, exitWrongKey, "`lifeboat key list` prints whose identities open it; give another file with --key."},
+		{history.ErrNoKey, exitWrongKey, "Give the operator's identity with --key FILE."},
+		{history.ErrFenced, exitFenced, "Another agent took over this log; only one may follow a database. Stop one of the two."},
+		{history.ErrNoLineage, exitNoPoint, "Nothing was backed up yet: `lifeboat attach`, then `lifeboat run`."},
+		{history.ErrEnded, exitLater, "Run it again when `lifeboat run` is running."},
+		{chunkstore.ErrDamaged, exitDamaged, "`lifeboat verify --key FILE` lists everything that is damaged."},
+		{chunkstore.ErrNotFound, exitDamaged, "An object of the repository is missing: `lifeboat verify --key FILE` lists all that are."},
+		{restore.ErrTarget, exitUsage, ""},
+		{restore.ErrNoPoint, exitNoPoint, "`lifeboat points` prints what can be restored."},
+		{restore.ErrIncomplete, exitNoPoint, ""},
+		{restore.ErrNotEmpty, exitRefused, "Restores go into an empty database: createdb another one and name it with --to."},
+		{restore.ErrUnfinished, exitRefused, "--start-over drops what is in it and begins again."},
+		{restore.ErrLosses, exitLosses, ""},
 		{record.ErrCorrupt, exitDamaged, "`lifeboat verify --data 100%` lists everything that is damaged."},
 		{record.ErrVersion, exitFailed, "Install the version of Lifeboat that wrote it, or a newer one."},
 	}

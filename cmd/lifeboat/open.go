@@ -1,7 +1,17 @@
 package main
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
 	"strings"
+
+	"github.com/spf13/cobra"
+
+	"lifeboat.im/lifeboat/agent"
+	"lifeboat.im/lifeboat/chunkstore/fs"
+	"lifeboat.im/lifeboat/history"
 )
 
 // repositoryDir gives the folder of the repository that the configuration names.
@@ -17,9 +27,134 @@ func repositoryDir(c *config) (string, error) {
 	return c.Repository, nil
 }
 
+// open reads the configuration and opens its repository, which must exist.
+func (a *app) open(ctx context.Context) (*config, *history.Repository, error) {
+	c, err := a.loadConfig()
+	if err != nil {
+		return nil, nil, err
+	}
+	dir, err := repositoryDir(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+		return nil, nil, fmt.Errorf("open repository %s: no such folder: %w", dir, history.ErrNoRepository)
+	}
+	backend, err := fs.Open(dir)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open repository %s: %w", dir, err)
+	}
+	repo, err := history.Open(ctx, backend)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open repository %s: %w", dir, err)
+	}
+	if repo.Config().Plaintext {
+		fmt.Fprintln(a.err, "lifeboat: this repository is not encrypted (it was made with --plaintext)")
+	}
+	return c, repo, nil
+}
+
+// openAsOperator opens the repository with the operator's identity. why names the
+// command in the error when there is none.
+func (a *app) openAsOperator(ctx context.Context, why string) (*config, *history.Repository, *history.Secrets, error) {
+	c, repo, err := a.open(ctx)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	s, err := a.unlock(ctx, repo, why)
+	return c, repo, s, err
+}
+
+func (a *app) unlock(ctx context.Context, repo *history.Repository, why string) (*history.Secrets, error) {
+	if repo.Config().Plaintext {
+		return repo.Unlock(ctx)
+	}
+	ids, err := a.identities(ctx, why)
+	if err != nil {
+		return nil, err
+	}
+	s, err := repo.Unlock(ctx, ids...)
+	if err != nil {
+		return nil, fmt.Errorf("open the repository's secrets with %s: %w", a.keyFile(), err)
+	}
+	return s, nil
+}
+
+// openAsAgent opens the repository with the secrets in the state directory.
+func (a *app) openAsAgent(ctx context.Context) (*config, *history.Repository, *history.Secrets, error) {
+	c, repo, err := a.open(ctx)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	s, err := agent.LoadSecrets(c.State)
+	return c, repo, s, err
+}
+
+// openAsReader takes the operator's identity when one is named, else the agent's
+// secrets: enough for positions, times and sizes.
+func (a *app) openAsReader(ctx context.Context) (*config, *history.Repository, *history.Secrets, error) {
+	c, repo, err := a.open(ctx)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if a.keyFile() == "" && !repo.Config().Plaintext {
+		s, err := agent.LoadSecrets(c.State)
+		return c, repo, s, err
+	}
+	s, err := a.unlock(ctx, repo, "")
+	return c, repo, s, err
+}
+
+// openView reads the log of a lineage: the one named, else the one in the state
+// directory, else the repository's only one.
+func (a *app) openView(ctx context.Context, c *config, repo *history.Repository, s *history.Secrets, lineage string) (*history.View, error) {
+	var log *history.Log
+	if lineage != "" {
+		id, err := history.ParseLineageID(lineage)
+		if err != nil {
+			return nil, usagef("--lineage: %v; `lifeboat points` prints them", err)
+		}
+		log = repo.Log(s, id, nil)
+	} else {
+		var err error
+		if log, err = agent.OpenLog(ctx, repo, s, c.State); err != nil {
+			return nil, fmt.Errorf("open log: %w", err)
+		}
+	}
+	v, err := log.Load(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read log: %w", err)
+	}
+	return v, nil
+}
+
+func lineageFlag(cmd *cobra.Command, at *string) {
+	cmd.Flags().StringVar(at, "lineage", "", "which branch, as `lifeboat points` prints it (default: this host's, or the only one)")
+}
+
+// agentOptions are what the configuration says to the agent.
+func (a *app) agentOptions(c *config) (agent.Options, error) {
+	log, err := a.logger(c)
+	return agent.Options{Source: c.Agent, Tuning: c.Tuning, State: c.State, Log: log, Now: a.now}, err
+}
+
+// needSource refuses a command that must reach a database when none is named.
+func needSource(c *config) error {
+	if c.Source == "" {
+		return usagef("no database is named: set source or source_file in %s, or LIFEBOAT_SOURCE", orDefault(c.Path, "lifeboat.yaml"))
+	}
+	return nil
+}
+
 func orDefault(s, or string) string {
 	if s == "" {
 		return or
 	}
 	return s
 }
+
+// repository and secrets shorten signatures here.
+type (
+	repository = history.Repository
+	secrets    = history.Secrets
+)

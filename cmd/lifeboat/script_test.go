@@ -21,14 +21,13 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:   filepath.Join("testdata", "script"),
 		Setup: scriptEnv,
-		Cmds:  map[string]func(*testscript.TestScript, bool, []string){"code": codeCommand, "mode": modeCommand, "flip": flipCommand},
+		Cmds:  map[string]func(*testscript.TestScript, bool, []string){"code": codeCommand, "mode": modeCommand, "flip": flipCommand, "append": appendCommand, "recipient": recipientCommand},
 	})
 }
 
 func scriptEnv(env *testscript.Env) error {
 	env.Setenv("NO_COLOR", "1")
 	env.Setenv("TZ", "UTC")
-	env.Setenv("LIFEBOAT_UMASK", "")
 	return nil
 }
 
@@ -58,6 +57,19 @@ func modeCommand(ts *testscript.TestScript, _ bool, args []string) {
 	if have := fmt.Sprintf("%04o", info.Mode().Perm()); have != args[0] {
 		ts.Fatalf("%s has mode %s, want %s", args[1], have, args[0])
 	}
+}
+
+// appendCommand: append to from.
+func appendCommand(ts *testscript.TestScript, _ bool, args []string) {
+	text := ts.ReadFile(args[0]) + ts.ReadFile(args[1])
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o600))
+}
+
+// recipientCommand: recipient keyfile — puts its public half into $RECIPIENT.
+func recipientCommand(ts *testscript.TestScript, _ bool, args []string) {
+	_, after, _ := strings.Cut(ts.ReadFile(args[0]), "# public key: ")
+	line, _, _ := strings.Cut(after, "\n")
+	ts.Setenv("RECIPIENT", line)
 }
 
 // flipCommand: flip glob — changes one byte in the middle of the first file that

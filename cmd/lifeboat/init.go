@@ -1,0 +1,234 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"filippo.io/age"
+	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v3"
+
+	"lifeboat.im/lifeboat/agent"
+	"lifeboat.im/lifeboat/chunkstore/fs"
+	"lifeboat.im/lifeboat/history"
+	"lifeboat.im/lifeboat/internal/durable"
+)
+
+const initHelp = `Create the repository, the operator's identity and lifeboat.yaml.
+
+The database is not touched. What exists is never overwritten: an identity file
+that is there already is used, a configuration or a repository is an error.
+
+The operator's identity opens the backup, and only it does. It goes to --key FILE
+(default lifeboat.key beside the configuration) and should leave this host: the
+backup goes on without it. With --recipient no identity is made; the backup is
+for the owners of these recipients (age1… or ssh-…).`
+
+type initFlags struct {
+	source, sourceFile, profile string
+	recipients                  []string
+	plaintext                   bool
+}
+
+func initCommand(a *app) *cobra.Command {
+	var f initFlags
+	cmd := &cobra.Command{
+		Use: "init --repo DIR --source DSN", Short: "Create the repository, the key and lifeboat.yaml", Long: initHelp,
+		Example: "  lifeboat init --repo /srv/backup --source postgres://lifeboat@db.example.net/app\n" +
+			"  lifeboat init --repo /srv/backup --source-file /etc/lifeboat/dsn --recipient age1…",
+		Args: noArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.init(cmd.Context(), f) },
+	}
+	cmd.Flags().StringVar(&f.source, "source", "", "connection string of the database, without a password")
+	cmd.Flags().StringVar(&f.sourceFile, "source-file", "", "file that holds the connection string")
+	cmd.Flags().StringVar(&f.profile, "profile", "generic", "what the database is: generic")
+	cmd.Flags().StringArrayVar(&f.recipients, "recipient", nil, "who can restore (age1… or ssh-…); may be given several times")
+	cmd.Flags().BoolVar(&f.plaintext, "plaintext", false, "do not encrypt: whoever reads the repository reads the data")
+	return cmd
+}
+
+// initPlan is where everything goes; nothing of it exists yet, but perhaps the key.
+type initPlan struct {
+	config, key, repo, state string
+	yaml                     []byte
+}
+
+func (a *app) init(ctx context.Context, f initFlags) error {
+	p, err := a.planInit(f)
+	if err != nil {
+		return err
+	}
+	recipients := f.recipients
+	var made string
+	if len(recipients) == 0 && !f.plaintext {
+		if made, err = a.makeIdentity(p.key); err != nil {
+			return err
+		}
+		recipients = []string{made}
+	}
+	backend, err := fs.Create(p.repo)
+	if err != nil {
+		return fmt.Errorf("create repository folder: %w", err)
+	}
+	// A crash from here on leaves a repository without a configuration: init says so
+	// when it is run again, and `key export --agent` makes the rest from the key.
+	_, secrets, err := history.Create(ctx, backend, history.CreateOptions{Recipients: recipients, Plaintext: f.plaintext})
+	if err != nil {
+		return fmt.Errorf("create repository %s: %w", p.repo, err)
+	}
+	if err := agent.SaveSecrets(p.state, secrets); err != nil {
+		return fmt.Errorf("save the agent's secrets: %w", err)
+	}
+	if err := p.addRecipients(recipients); err != nil {
+		return err
+	}
+	if err := durable.WriteFile(p.config, p.yaml, 0o640); err != nil {
+		return fmt.Errorf("write configuration: %w", err)
+	}
+	return a.reportInit(p, f, hex.EncodeToString(secrets.Repository[:]), recipients, made != "")
+}
+
+func (a *app) planInit(f initFlags) (*initPlan, error) {
+	p := &initPlan{config: orDefault(a.flags.config, "lifeboat.yaml")}
+	c := &config{Repository: a.flags.repo}
+	if c.Repository == "" {
+		return nil, usagef("init needs --repo DIR: the folder that will hold the backup, best on another disk or host")
+	}
+	var err error
+	if p.repo, err = repositoryDir(c); err != nil {
+		return nil, err
+	}
+	if p.repo, err = filepath.Abs(p.repo); err != nil {
+		return nil, err
+	}
+	switch {
+	case f.profile != "generic":
+		return nil, usagef("profile %q is not in this version: use generic", f.profile)
+	case f.plaintext && len(f.recipients) > 0:
+		return nil, usagef("--plaintext and --recipient exclude each other: a plaintext repository is for everybody")
+	case f.source != "" && f.sourceFile != "":
+		return nil, usagef("give one of --source and --source-file")
+	case f.source == "" && f.sourceFile == "" && a.env("LIFEBOAT_SOURCE") == "":
+		return nil, usagef("init needs the database: --source DSN, --source-file FILE or LIFEBOAT_SOURCE")
+	case hasPassword(f.source):
+		return nil, usagef("a password on the command line is seen by every user of this host: put the connection string into a file and give --source-file FILE, or the password into ~/.pgpass or password_file:")
+	}
+	for _, r := range f.recipients {
+		if err := checkRecipient(r); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := os.Stat(p.config); err == nil {
+		return nil, fmt.Errorf("%w: %s exists and is not overwritten; name another file with --config, or move it away", errRefused, p.config)
+	}
+	dir := filepath.Dir(p.config)
+	p.key = orDefault(a.flags.key, filepath.Join(dir, "lifeboat.key"))
+	p.state = a.defaultState(p.config)
+	return p, p.write(f)
+}
+
+// write makes the text of the configuration, up to the recipients.
+func (p *initPlan) write(f initFlags) error {
+	var b bytes.Buffer
+	b.WriteString("# Lifeboat. `lifeboat config show` lists every key with its value and meaning.\n")
+	put := func(key, value string) error {
+		if value == "" {
+			return nil
+		}
+		line, err := yaml.Marshal(map[string]string{key: value})
+		b.Write(line)
+		return err
+	}
+	file := f.sourceFile
+	if file != "" {
+		var err error
+		if file, err = filepath.Abs(file); err != nil {
+			return err
+		}
+	}
+	err := errors.Join(put("source", f.source), put("source_file", file), put("repository", p.repo))
+	b.WriteString("rpo: 5s            # a commit is in the repository at the latest after this time\n")
+	b.WriteString("wal_budget: 2GiB   # then let go of the slot rather than fill the database's disk\n")
+	p.yaml = b.Bytes()
+	return err
+}
+
+func (p *initPlan) addRecipients(recipients []string) error {
+	if len(recipients) == 0 {
+		return nil
+	}
+	line, err := yaml.Marshal(map[string][]string{"recipients": recipients})
+	p.yaml = append(p.yaml, line...)
+	return err
+}
+
+// makeIdentity writes a new identity, or takes the one that an earlier try left,
+// and gives its recipient. It is durable before anything is sealed to it.
+func (a *app) makeIdentity(file string) (string, error) {
+	if b, err := os.ReadFile(file); err == nil {
+		ids, err := age.ParseIdentities(bytes.NewReader(b))
+		if err != nil || len(ids) != 1 || recipientOf(ids[0]) == "" {
+			return "", fmt.Errorf("%w: %s exists and is not an identity that init wrote; name another file with --key", errRefused, file)
+		}
+		a.say("Using the identity that is in %s already.", file)
+		return recipientOf(ids[0]), nil
+	} else if !errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("look for %s: %w", file, err)
+	}
+	id, err := age.GenerateX25519Identity()
+	if err != nil {
+		return "", fmt.Errorf("make identity: %w", err)
+	}
+	text := fmt.Sprintf("# created: %s by lifeboat init\n# public key: %s\n%s\n", a.now().Format(time.RFC3339), id.Recipient(), id)
+	if err := durable.WriteFile(file, []byte(text), 0o600); err != nil {
+		return "", fmt.Errorf("write identity: %w", err)
+	}
+	return id.Recipient().String(), nil
+}
+
+func (a *app) reportInit(p *initPlan, f initFlags, id string, recipients []string, madeKey bool) error {
+	facts := struct {
+		Repository string   `json:"repository"`
+		ID         string   `json:"id"`
+		Config     string   `json:"config"`
+		Key        string   `json:"key,omitempty"`
+		State      string   `json:"state"`
+		Recipients []string `json:"recipients"`
+		Plaintext  bool     `json:"plaintext"`
+	}{Repository: p.repo, ID: id, Config: p.config, State: p.state, Recipients: recipients, Plaintext: f.plaintext}
+	if madeKey {
+		facts.Key = p.key
+	}
+	if done, err := a.printJSON(facts); done {
+		return err
+	}
+	a.fact("Created the repository %s and wrote %s.", p.repo, p.config)
+	switch {
+	case f.plaintext:
+		a.fact("It is not encrypted: whoever can read the folder can read your data.")
+	case madeKey:
+		a.fact("Wrote the operator's identity to %s (recipient %s).", p.key, recipients[0])
+		a.fact("")
+		a.fact("This file opens the backup and nothing else does. Without it nothing can be")
+		a.fact("restored; whoever has it can read everything. It must not live on this host:")
+		a.fact("  lifeboat key paper --key %s     prints it", p.key)
+		a.fact("  lifeboat key test --key COPY    proves that a copy of it works")
+		a.fact("then delete it here. The backup goes on without it.")
+	default:
+		a.fact("It opens with the identities of:")
+		for _, r := range recipients {
+			a.fact("  %s", r)
+		}
+		a.fact("Prove that one of them works: lifeboat key test --key FILE")
+	}
+	a.say("")
+	a.say("Next: `lifeboat attach --dry-run` shows what changes in the database, `lifeboat attach`")
+	a.say("does it, `lifeboat run` backs up.")
+	return nil
+}

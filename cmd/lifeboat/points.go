@@ -1,0 +1,163 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"lifeboat.im/lifeboat/history"
+	"lifeboat.im/lifeboat/record"
+	"lifeboat.im/lifeboat/restore"
+)
+
+// branch is one lineage as points prints it.
+type branch struct {
+	Lineage    string      `json:"lineage"`
+	Parent     string      `json:"parent,omitempty"`
+	ParentAt   string      `json:"parent_lsn,omitempty"`
+	From       string      `json:"from_lsn"`
+	Until      string      `json:"until_lsn"`
+	UntilTime  time.Time   `json:"until_time"`
+	Restorable bool        `json:"restorable"`
+	Commits    uint64      `json:"commits"`
+	Marks      []markPoint `json:"marks"`
+	Holes      []hole      `json:"holes"`
+}
+
+type markPoint struct {
+	Name string    `json:"name"`
+	LSN  string    `json:"lsn"`
+	Time time.Time `json:"time"`
+}
+
+// hole is an interval in which a table is not exact.
+type hole struct {
+	Table  string `json:"table"`
+	Reason string `json:"reason"`
+	From   string `json:"from_lsn"`            // exact up to and including it
+	Until  string `json:"until_lsn,omitempty"` // exact again from it; empty: still open
+}
+
+func pointsCommand(a *app) *cobra.Command {
+	var since string
+	cmd := &cobra.Command{
+		Use: "points", Short: "Print what can be restored: ranges, marks, branches and holes",
+		Example: "  lifeboat points\n  lifeboat points --since \"2 days ago\" --json", Args: noArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.points(cmd.Context(), since) },
+	}
+	cmd.Flags().StringVar(&since, "since", "", "leave out marks before this time (RFC 3339, or \"2 days ago\")")
+	return cmd
+}
+
+func (a *app) points(ctx context.Context, since string) error {
+	from, err := a.parseSince(since)
+	if err != nil {
+		return err
+	}
+	_, repo, s, err := a.openAsReader(ctx)
+	if err != nil {
+		return err
+	}
+	ids, err := repo.Lineages(ctx)
+	if err != nil {
+		return fmt.Errorf("list logs: %w", err)
+	}
+	branches := []branch{}
+	for _, id := range ids {
+		v, err := repo.Log(s, id, nil).Load(ctx)
+		if errors.Is(err, history.ErrNoLineage) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("read log %s: %w", id, err)
+		}
+		branches = append(branches, describe(v, from))
+	}
+	if done, err := a.printJSON(branches); done {
+		return err
+	}
+	if len(branches) == 0 {
+		a.fact("Nothing yet: `lifeboat attach`, then `lifeboat run`.")
+	}
+	for _, b := range branches {
+		a.printBranch(b)
+	}
+	return nil
+}
+
+// parseSince reads a time; the zero time when there is none.
+func (a *app) parseSince(s string) (time.Time, error) {
+	if s == "" {
+		return time.Time{}, nil
+	}
+	t, err := restore.ParseTarget(s, a.now())
+	if err != nil || t.Kind != restore.ByTime || t.Before {
+		return time.Time{}, usagef("--since %q: want a time such as 2026-01-02T15:04:05+01:00 or \"2 days ago\"", s)
+	}
+	return t.Time, nil
+}
+
+func describe(v *history.View, since time.Time) branch {
+	b := branch{
+		Lineage: v.ID.String(), From: v.First.String(), Until: v.Durable.String(), UntilTime: v.DurableTime.Time(),
+		Restorable: v.First != 0 && v.First <= v.Durable, Marks: []markPoint{}, Holes: []hole{},
+	}
+	if p := v.Epochs[0].Parent; p != nil {
+		b.Parent, b.ParentAt = p.ID.String(), p.At.String()
+	}
+	for _, h := range v.Histories {
+		b.Commits += h.Transactions
+	}
+	for _, s := range v.Segments {
+		b.Commits += s.Transactions
+	}
+	for _, m := range v.Marks {
+		if t := m.Time.Time(); !t.Before(since) {
+			b.Marks = append(b.Marks, markPoint{m.Name, m.At.String(), t})
+		}
+	}
+	for _, i := range v.Incompletes {
+		name := i.Name
+		if i.Table == 0 {
+			name = "(all tables)"
+		}
+		b.Holes = append(b.Holes, hole{name, i.Reason, i.From.String(), openEnd(i.Until)})
+	}
+	for _, g := range v.SchemaGaps() {
+		b.Holes = append(b.Holes, hole{"(tables whose definition changed)", "the schema changed", g.From.String(), openEnd(g.Until)})
+	}
+	return b
+}
+
+func openEnd(l record.LSN) string {
+	if l == 0 {
+		return ""
+	}
+	return l.String()
+}
+
+func (a *app) printBranch(b branch) {
+	a.fact("%s", b.Lineage)
+	if b.Parent != "" {
+		a.fact("  branch of   %s, left it at lsn:%s", b.Parent, b.ParentAt)
+	}
+	if !b.Restorable {
+		a.fact("  restorable  not yet: the first copy of every table is not done; followed up to lsn:%s", b.Until)
+	} else {
+		a.fact("  restorable  every commit from lsn:%s to lsn:%s (%s)", b.From, b.Until, moment(b.UntilTime))
+		a.fact("  commits     %d", b.Commits)
+	}
+	for _, m := range b.Marks {
+		a.fact("  mark        %s  lsn:%s  %s", m.Name, m.LSN, moment(m.Time))
+	}
+	for _, h := range b.Holes {
+		until := "still open"
+		if h.Until != "" {
+			until = "exact again from lsn:" + h.Until
+		}
+		a.fact("  hole        %s: %s; exact up to lsn:%s, %s", h.Table, h.Reason, h.From, until)
+	}
+}

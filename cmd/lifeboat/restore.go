@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"lifeboat.im/lifeboat/restore"
+)
+
+const restoreHelp = `Make a database as of a commit: into an empty database, and into no other. The
+schema without indexes, the rows, sequences, indexes and constraints, then every
+table is read back and must have the digest of that commit. Until then the database
+says that it is unfinished (its comment, and the table lifeboat.restore_state).
+
+--at takes
+  latest                          the newest commit in the repository
+  2026-01-02T15:04:05+01:00       the commits up to a time, with its zone
+  "10 minutes ago"                the same, relative
+  lsn:0/16B3748  xid:7421         a position, a transaction
+  mark:NAME                       what ` + "`lifeboat mark`" + ` named
+and before: in front of any of them: the last commit strictly before it.`
+
+type restoreFlags struct {
+	at, to, mode, lineage       string
+	dry, acceptIncomplete, anew bool
+}
+
+func restoreCommand(a *app) *cobra.Command {
+	var f restoreFlags
+	cmd := &cobra.Command{
+		Use: "restore --at POINT --to DSN", Short: "Make a database as of any past commit", Long: restoreHelp,
+		Example: "  createdb restored\n" +
+			"  lifeboat restore --at before:xid:7421 --to \"dbname=restored\" --key lifeboat.key\n" +
+			"  lifeboat restore --at \"10 minutes ago\" --dry-run --key lifeboat.key",
+		Args: noArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.restore(cmd.Context(), f) },
+	}
+	fl := cmd.Flags()
+	fl.StringVar(&f.at, "at", "", "the commit to go back to; there is no default")
+	fl.StringVar(&f.to, "to", "", "connection string of an empty database, without a password (PGPASSWORD or ~/.pgpass)")
+	fl.StringVar(&f.mode, "mode", "raw", "what is done to the rows: raw = nothing, as they were")
+	fl.BoolVar(&f.dry, "dry-run", false, "print the plan and touch nothing")
+	fl.BoolVar(&f.acceptIncomplete, "accept-incomplete", false, "restore tables that are not exact at the point as best known")
+	fl.BoolVar(&f.anew, "start-over", false, "drop what an unfinished restore left in the target and begin again")
+	lineageFlag(cmd, &f.lineage)
+	return cmd
+}
+
+func (f *restoreFlags) check() error {
+	switch {
+	case f.at == "":
+		return usagef("restore needs --at: which commit to go back to, for instance --at latest; `lifeboat restore --help` lists the forms")
+	case f.mode != "raw":
+		return usagef("--mode %s is not in this version: use raw", f.mode)
+	case f.to == "" && !f.dry:
+		return usagef("restore needs --to DSN: an empty database; or --dry-run to see the plan")
+	case hasPassword(f.to):
+		return usagef("a password on the command line is seen by every user of this host: put it into PGPASSWORD or ~/.pgpass")
+	}
+	return nil
+}
+
+func (a *app) restore(ctx context.Context, f restoreFlags) error {
+	if err := f.check(); err != nil {
+		return err
+	}
+	target, err := restore.ParseTarget(f.at, a.now())
+	if err != nil {
+		return err
+	}
+	c, repo, s, err := a.openAsOperator(ctx, "restore")
+	if err != nil {
+		return err
+	}
+	v, err := a.openView(ctx, c, repo, s, f.lineage)
+	if err != nil {
+		return err
+	}
+	point, err := target.Resolve(ctx, v)
+	if err != nil {
+		return err
+	}
+	plan, err := restore.NewPlan(ctx, v, point, restore.Options{AcceptIncomplete: f.acceptIncomplete, StartOver: f.anew, PgRestore: c.Agent.PgBin})
+	if err != nil {
+		return err
+	}
+	if f.dry {
+		if done, err := a.printJSON(plan); done {
+			return err
+		}
+		a.fact("%sNothing was touched.", plan)
+		return nil
+	}
+	a.say("%s", strings.TrimRight(plan.String(), "\n"))
+	p := a.newProgress()
+	report, err := plan.Materialise(ctx, f.to, s, p)
+	p.end()
+	if report != nil {
+		if e := a.printRestore(report); e != nil {
+			return errors.Join(err, e)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("restore: %w", err)
+	}
+	return nil
+}
+
+func (a *app) printRestore(r *restore.Report) error {
+	if done, err := a.printJSON(r); done {
+		return err
+	}
+	for _, n := range r.Notes {
+		a.fact("note: %s", n)
+	}
+	for _, t := range r.Tables {
+		if t.Incomplete != "" {
+			a.fact("INCOMPLETE %s: %s", t.Table, t.Incomplete)
+		}
+	}
+	for _, f := range r.Failed {
+		a.fact("failed: %s\n  %s", f.Error, strings.ReplaceAll(strings.TrimSpace(f.Statement), "\n", "\n  "))
+	}
+	if !r.Verified {
+		a.fact("Not verified: the database is marked as unfinished.")
+		return nil
+	}
+	a.fact("Restored %s: %s in %s, %s; every table read back has the digest of that commit.", r.Point,
+		count(r.Rows, "row", "rows"), count(int64(len(r.Tables)), "table", "tables"), mib(r.Bytes))
+	return nil
+}
