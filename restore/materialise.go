@@ -3,11 +3,281 @@ package restore
 import (
 	"context"
 	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"golang.org/x/sync/errgroup"
 
 	"lifeboat.im/lifeboat/history"
 )
 
-// Materialise makes the database.
+// Materialise executes the plan in an empty database: schema without indexes,
+// rows in parallel, sequences, indexes and constraints, statistics, and every
+// table read back and held against its digest. A failure at any moment leaves the
+// target visibly unfinished (P3); the report says how far it got.
 func (p *Plan) Materialise(ctx context.Context, dsn string, s *history.Secrets, pr Progress) (*Report, error) {
-	return nil, errors.New("restore: not built yet")
+	if pr == nil {
+		pr = NoProgress{}
+	}
+	report := &Report{Point: p.Point, Took: map[Phase]time.Duration{}}
+	db, err := connect(ctx, dsn)
+	if err != nil {
+		return report, err
+	}
+	schema, err := openDump(ctx, p, db)
+	if err != nil {
+		return report, err
+	}
+	defer schema.close()
+	db.encoding = schema.encoding
+	conn, err := db.open(ctx)
+	if err != nil {
+		return report, err
+	}
+	defer closeConn(conn)
+	r := &run{plan: p, db: db, conn: conn, schema: schema, report: report, progress: pr}
+	r.loader = &loader{
+		plan: p, view: p.view, store: p.view.Store(), db: db, workers: p.workers(), ahead: 3, progress: pr,
+		digest: s.Digest[:],
+	}
+	report.Notes = append(report.Notes, p.Notes...)
+	err = r.all(ctx)
+	report.Notes = append(report.Notes, schema.notes...)
+	report.Rounds = r.loader.rounds
+	for _, i := range p.Incomplete {
+		report.Notes = append(report.Notes, fmt.Sprintf("table %s is not exact: %s", i.Table, i.Reason))
+	}
+	return report, err
+}
+
+func (p *Plan) workers() int {
+	if p.options.Workers > 0 {
+		return p.options.Workers
+	}
+	return max(2, min(8, runtime.NumCPU()))
+}
+
+// run is one execution of a plan.
+type run struct {
+	plan     *Plan
+	db       *database
+	conn     *pgconn.PgConn
+	schema   *dump
+	loader   *loader
+	report   *Report
+	progress Progress
+}
+
+func (r *run) all(ctx context.Context) error {
+	notes, err := r.db.claim(ctx, r.conn, r.plan)
+	r.report.Notes = append(r.report.Notes, notes...)
+	if err != nil {
+		return err
+	}
+	for _, step := range []struct {
+		phase Phase
+		do    func(context.Context) error
+	}{
+		{PhaseSchema, r.preData},
+		{PhaseRows, r.rows},
+		{PhaseIndexes, r.postData},
+		{PhaseAnalyze, r.analyze},
+		{PhaseVerify, func(ctx context.Context) error { return r.loader.verify(ctx, r.report) }},
+	} {
+		began := r.plan.now()
+		if err := r.db.phase(ctx, r.conn, step.phase); err != nil {
+			return fmt.Errorf("note the phase in the target: %w", err)
+		}
+		if step.phase != PhaseVerify && step.phase != PhaseRows {
+			r.progress.Start(step.phase, 0)
+		}
+		if err := step.do(ctx); err != nil {
+			return err
+		}
+		r.report.Took[step.phase] = r.plan.now().Sub(began)
+	}
+	if n := len(r.report.Failed); n > 0 {
+		return fmt.Errorf("restore into database %s: %w: the target refused %d statements of the schema, the first: %s: %s; the rows are proven, the target stays marked as unfinished",
+			r.db.name, ErrLosses, n, r.report.Failed[0].Error, firstLine(r.report.Failed[0].Statement))
+	}
+	if err := r.db.finish(ctx, r.conn); err != nil {
+		return err
+	}
+	r.report.Verified = true
+	r.progress.Start(PhaseFinished, 0)
+	return nil
+}
+
+func firstLine(s string) string {
+	line, _, _ := strings.Cut(s, "\n")
+	return line
+}
+
+// preData makes the schema without indexes, constraints and triggers.
+func (r *run) preData(ctx context.Context) error {
+	if err := r.schema.checkOwners(ctx, r.conn); err != nil {
+		return fmt.Errorf("look for the owners' roles: %w", err)
+	}
+	failed, err := r.schema.apply(ctx, "pre-data", 1)
+	if err != nil {
+		return fmt.Errorf("make the schema: %w", err)
+	}
+	r.report.Failed = append(r.report.Failed, failed...)
+	rows, err := query(ctx, r.conn, `SELECT n.nspname, c.relname, a.attname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+WHERE c.relkind = 'r' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'`)
+	if err != nil {
+		return fmt.Errorf("read the target's tables: %w", err)
+	}
+	r.loader.columns = map[string][]string{}
+	for _, row := range rows {
+		t := ident(row[0], row[1])
+		r.loader.columns[t] = append(r.loader.columns[t], row[2])
+	}
+	for _, t := range r.plan.Tables {
+		schema, name := r.loader.nameOf(t)
+		if _, ok := r.loader.columns[ident(schema, name)]; !ok {
+			err := fmt.Errorf("make the schema: table %s is not there", t.Table)
+			for _, f := range failed {
+				err = errors.Join(err, fmt.Errorf("%s: %s", f.Error, firstLine(f.Statement)))
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *run) rows(ctx context.Context) error {
+	if err := r.loader.prepare(ctx); err != nil {
+		return err
+	}
+	if err := r.loader.load(ctx); err != nil {
+		return err
+	}
+	n, err := r.plan.setSequences(ctx, r.conn)
+	r.report.Sequences = n
+	return err
+}
+
+// postData makes indexes, constraints and triggers, then undoes what we had
+// changed at the source, then fills the materialised views.
+func (r *run) postData(ctx context.Context) error {
+	failed, err := r.schema.apply(ctx, "post-data", r.loader.workers)
+	if err != nil {
+		return fmt.Errorf("make indexes and constraints: %w", err)
+	}
+	r.report.Failed = append(r.report.Failed, failed...)
+	if err := r.identities(ctx); err != nil {
+		return err
+	}
+	return r.refresh(ctx)
+}
+
+// identities puts the replica identities back to what they were before attach.
+func (r *run) identities(ctx context.Context) error {
+	rows, err := query(ctx, r.conn, `SELECT n.nspname, c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p') AND c.relreplident = 'f' AND n.nspname !~ '^pg_'`)
+	if err != nil {
+		return fmt.Errorf("read the target's replica identities: %w", err)
+	}
+	full := map[string]bool{}
+	for _, row := range rows {
+		full[ident(row[0], row[1])] = true
+	}
+	before := map[uint32]history.IdentityChange{}
+	for _, c := range r.plan.view.Identities {
+		if _, ok := before[c.Table]; !ok || !c.Undone {
+			before[c.Table] = c
+		}
+	}
+	for _, t := range r.plan.schema.Tables {
+		c, ok := before[t.OID]
+		if name := ident(t.Schema, t.Name); ok && full[name] {
+			if err := r.putBack(ctx, name, c); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (r *run) putBack(ctx context.Context, table string, c history.IdentityChange) error {
+	to := ""
+	switch c.Old {
+	case 'd':
+		to = "DEFAULT"
+	case 'n':
+		to = "NOTHING"
+	case 'i':
+		to = "USING INDEX " + ident(c.Index)
+	default:
+		return nil // it was full before us
+	}
+	err := exec(ctx, r.conn, "ALTER TABLE ONLY "+table+" REPLICA IDENTITY "+to)
+	var pe *pgconn.PgError
+	if errors.As(err, &pe) {
+		r.report.Notes = append(r.report.Notes, fmt.Sprintf("the replica identity of %s stays full: %s", table, pe.Message))
+		return nil
+	}
+	return err
+}
+
+// refresh fills the materialised views, each after those it reads.
+func (r *run) refresh(ctx context.Context) error {
+	last := map[string]string{}
+	for {
+		rows, err := query(ctx, r.conn, `SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'm' AND NOT c.relispopulated ORDER BY c.oid`)
+		if err != nil {
+			return fmt.Errorf("read the target's materialised views: %w", err)
+		}
+		done := 0
+		for _, row := range rows {
+			err := exec(ctx, r.conn, "REFRESH MATERIALIZED VIEW "+row[0])
+			var pe *pgconn.PgError
+			switch {
+			case err == nil:
+				done++
+			case errors.As(err, &pe):
+				last[row[0]] = pe.Message
+			default:
+				return err
+			}
+		}
+		if done == len(rows) || done == 0 {
+			for _, row := range rows[done:] {
+				r.report.Notes = append(r.report.Notes, fmt.Sprintf("materialised view %s is empty: %s", row[0], last[row[0]]))
+			}
+			return nil
+		}
+	}
+}
+
+// analyze makes the planner's statistics.
+func (r *run) analyze(ctx context.Context) error {
+	work := make(chan *tableJob, len(r.loader.jobs))
+	for _, j := range r.loader.jobs {
+		work <- j
+	}
+	close(work)
+	g, ctx := errgroup.WithContext(ctx)
+	for range min(r.loader.workers, len(r.loader.jobs)) {
+		g.Go(func() error {
+			conn, err := r.db.open(ctx)
+			if err != nil {
+				return err
+			}
+			defer closeConn(conn)
+			for j := range work {
+				if err := exec(ctx, conn, "ANALYZE "+ident(j.target.Schema, j.target.Name)); err != nil {
+					return fmt.Errorf("analyze table %s: %w", j.name, err)
+				}
+			}
+			return nil
+		})
+	}
+	return g.Wait()
 }

@@ -1,0 +1,222 @@
+package restore
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"lifeboat.im/lifeboat/history"
+	"lifeboat.im/lifeboat/record"
+)
+
+// copySQL is the COPY of a table's stored columns by name, in the order of its
+// lines: pg_dump may have moved the columns of the table.
+func copySQL(rel *record.Relation, direction string) string {
+	return "COPY " + ident(rel.Schema, rel.Name) + columnList(rel) + direction
+}
+
+func columnList(rel *record.Relation) string {
+	if len(rel.Columns) == 0 {
+		return "" // COPY knows no empty list; a table without columns has none to choose
+	}
+	cols := make([]string, len(rel.Columns))
+	for i, c := range rel.Columns {
+		cols[i] = ident(c.Name)
+	}
+	return " (" + strings.Join(cols, ", ") + ")"
+}
+
+// loadBase copies a table's base into the target, without the lines that records
+// supersede. With fresh the table is known to be empty and not seen by anybody.
+func (l *loader) loadBase(ctx context.Context, conn *pgconn.PgConn, j *tableJob, fresh bool) error {
+	if j.base == nil || j.empty() || len(j.base.Pieces) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	r := &baseReader{job: j, pieces: l.fetch(ctx, j.base.Pieces), add: l.progress.Add}
+	options := ""
+	if fresh {
+		// In the transaction that truncated the table, rows can be written frozen: no
+		// page is touched again for hint bits, by the read-back least of all.
+		options = " WITH (FREEZE)"
+		if err := exec(ctx, conn, "BEGIN; TRUNCATE ONLY "+ident(j.target.Schema, j.target.Name)); err != nil {
+			return err
+		}
+	}
+	tag, err := conn.CopyFrom(ctx, r, copySQL(j.target, " FROM STDIN"+options))
+	if err != nil {
+		return fmt.Errorf("load table %s: %w", j.name, err)
+	}
+	if fresh {
+		if err := exec(ctx, conn, "COMMIT"); err != nil {
+			return fmt.Errorf("load table %s: %w", j.name, err)
+		}
+	}
+	j.rows += tag.RowsAffected()
+	return nil
+}
+
+// piece is an opened piece of a base.
+type piece struct {
+	data []byte
+	long bool
+	err  error
+}
+
+// fetch opens pieces ahead of their reader, in order.
+func (l *loader) fetch(ctx context.Context, pieces []history.Piece) <-chan chan piece {
+	out := make(chan chan piece, l.ahead)
+	go func() {
+		defer close(out)
+		for i := range pieces {
+			one := make(chan piece, 1)
+			select {
+			case out <- one:
+			case <-ctx.Done():
+				return
+			}
+			go func() {
+				var p piece
+				if ref := pieces[i].Rows; ref != nil {
+					p.data, p.err = l.openRows(ctx, *ref)
+				} else {
+					p.long = true
+					p.data, p.err = l.view.Bytes(ctx, pieces[i].Long)
+				}
+				one <- p
+			}()
+		}
+	}()
+	return out
+}
+
+// baseReader gives COPY the lines of a base that stay.
+type baseReader struct {
+	job    *tableJob
+	pieces <-chan chan piece
+	add    func(int64)
+	cur    []byte   // what COPY gets next
+	runs   [][]byte // and after it
+	shaped []byte
+	err    error
+}
+
+var newline = []byte{'\n'}
+
+// Read implements io.Reader.
+func (r *baseReader) Read(p []byte) (int, error) {
+	for len(r.cur) == 0 {
+		if len(r.runs) > 0 {
+			r.cur, r.runs = r.runs[0], r.runs[1:]
+			continue
+		}
+		if r.err == nil {
+			r.err = r.next()
+		}
+		if r.err != nil {
+			return 0, r.err
+		}
+	}
+	n := copy(p, r.cur)
+	r.cur = r.cur[n:]
+	return n, nil
+}
+
+// next opens the next piece and cuts it into runs of lines that stay.
+func (r *baseReader) next() error {
+	one, ok := <-r.pieces
+	if !ok {
+		return io.EOF
+	}
+	p := <-one
+	if p.err != nil {
+		return fmt.Errorf("table %s: read its base: %w", r.job.name, p.err)
+	}
+	r.add(int64(len(p.data)))
+	r.runs = r.runs[:0]
+	if p.long {
+		kept, err := r.keep(p.data)
+		if err != nil || !kept {
+			return err
+		}
+		r.runs = append(r.runs, r.job.shapeOut(p.data, &r.shaped), newline)
+		return nil
+	}
+	if r.job.whole() && !r.job.hashing && r.job.project == nil {
+		r.runs = append(r.runs, p.data)
+		return nil
+	}
+	return r.cut(p.data)
+}
+
+// keep asks the merge, and hashes what stays when nothing predicts the digest.
+func (r *baseReader) keep(line []byte) (bool, error) {
+	if !r.job.whole() {
+		if ok, err := r.job.keep(line); err != nil || !ok {
+			return false, err
+		}
+	}
+	if r.job.hashing {
+		r.job.emitted.Add(r.job.hasher.Line(line))
+	}
+	return true, nil
+}
+
+func (r *baseReader) cut(b []byte) error {
+	start := 0 // of the run of lines that stay
+	var shaped []byte
+	for off := 0; off < len(b); {
+		end := bytes.IndexByte(b[off:], '\n')
+		if end < 0 {
+			return fmt.Errorf("table %s: a chunk of its base ends within a line: %w", r.job.name, record.ErrCorrupt)
+		}
+		line, next := b[off:off+end], off+end+1
+		ok, err := r.keep(line)
+		if err != nil {
+			return err
+		}
+		switch {
+		case r.job.project != nil:
+			if ok {
+				shaped = append(append(shaped, r.job.shapeOut(line, &r.shaped)...), '\n')
+			}
+		case !ok:
+			if off > start {
+				r.runs = append(r.runs, b[start:off])
+			}
+			start = next
+		}
+		off = next
+	}
+	if r.job.project != nil {
+		r.runs = append(r.runs, shaped)
+	} else if start < len(b) {
+		r.runs = append(r.runs, b[start:])
+	}
+	return nil
+}
+
+// shapeOut gives the line with the columns that the target has.
+func (j *tableJob) shapeOut(line []byte, buf *[]byte) []byte {
+	if j.project == nil {
+		return line
+	}
+	out, first := (*buf)[:0], true
+	_ = record.Fields(line, len(j.rel.Columns), func(i int, f []byte) {
+		if !slices.Contains(j.project, i) {
+			return
+		}
+		if !first {
+			out = append(out, '\t')
+		}
+		out, first = append(out, f...), false
+	})
+	*buf = out
+	return out
+}
