@@ -176,7 +176,7 @@ func FuzzOpenFrame(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, frame []byte, max uint64) {
-		max %= 1 << 24
+		max %= 1 << 20
 		got, err := OpenFrame(nil, frame, max)
 		if err != nil {
 			if !errors.Is(err, ErrDamaged) {

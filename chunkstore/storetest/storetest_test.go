@@ -93,6 +93,34 @@ func (b *broken) List(ctx context.Context, prefix string, f func(chunkstore.Info
 	return nil
 }
 
+// looksThenWrites is the race of small S3 servers: of two creators each looks before
+// the other writes.
+func looksThenWrites() func(m *Memory, ctx context.Context, key string, data []byte) error {
+	var mu sync.Mutex
+	looked := map[string]chan struct{}{}
+	return func(m *Memory, ctx context.Context, key string, data []byte) error {
+		if _, err := m.Stat(ctx, key); err == nil {
+			return chunkstore.ErrExists
+		}
+		mu.Lock()
+		second := looked[key]
+		if second == nil {
+			looked[key] = make(chan struct{}, 1)
+			second = looked[key]
+			mu.Unlock()
+			<-second
+		} else {
+			mu.Unlock()
+			select {
+			case second <- struct{}{}:
+			default:
+			}
+		}
+		m.Replace(key, data)
+		return nil
+	}
+}
+
 // TestConformanceFindsBrokenBackends plants one fault for each must; the check
 // named beside it has to find it.
 func TestConformanceFindsBrokenBackends(t *testing.T) {
@@ -110,13 +138,7 @@ func TestConformanceFindsBrokenBackends(t *testing.T) {
 			m.Replace(key, data)
 			return err
 		}}},
-		{"looks, then writes", "one creator wins", broken{create: func(m *Memory, ctx context.Context, key string, data []byte) error {
-			if _, err := m.Stat(ctx, key); err == nil {
-				return chunkstore.ErrExists
-			}
-			m.Replace(key, data)
-			return nil
-		}}},
+		{"looks, then writes", "one creator wins", broken{create: looksThenWrites()}},
 		{"says exists to everybody", "one creator wins", broken{create: func(m *Memory, ctx context.Context, key string, data []byte) error {
 			if err := m.Create(ctx, key, data); err != nil {
 				return err
