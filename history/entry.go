@@ -143,7 +143,8 @@ type entry struct {
 	header
 	sum  Summary
 	hash entryHash
-	raw  []byte // the whole object
+	raw  []byte // the whole object; nil when only part 1 is kept
+	size int64  // of the object
 }
 
 // sealer holds what part 1 and the trailer need.
@@ -232,7 +233,7 @@ func (s *sealer) open(id LineageID, at Position, b []byte) (*entry, error) {
 	if err != nil {
 		return nil, damaged(key, "%w", err)
 	}
-	e := &entry{header: h, hash: sha256.Sum256(b), raw: b}
+	e := &entry{header: h, hash: sha256.Sum256(b), raw: b, size: int64(len(b))}
 	if e.sum, err = parseSummary(h.kind, plain); err != nil {
 		return nil, damaged(key, "%w", err)
 	}

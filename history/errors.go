@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"lifeboat.im/lifeboat/chunkstore"
+	"lifeboat.im/lifeboat/record"
 )
 
 // Sentinels of this package. Damage is chunkstore.ErrDamaged or
@@ -38,4 +39,9 @@ type ErrCondemned struct{ Names []chunkstore.Name }
 // Error says how many names.
 func (e *ErrCondemned) Error() string {
 	return fmt.Sprintf("%d chunk names are condemned by a prune, the first is %s", len(e.Names), e.Names[0])
+}
+
+// errorf makes an error of bytes that no writer of a known version makes.
+func errorf(format string, a ...any) error {
+	return fmt.Errorf(format+": %w", append(a, record.ErrCorrupt)...)
 }

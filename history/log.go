@@ -23,6 +23,9 @@ type Log struct {
 	// pause waits between two tries of one create; tests make it return at once.
 	pause func(ctx context.Context, d time.Duration) error
 
+	// ahead is how many entries Load reads at once.
+	ahead int
+
 	// faults break the guards named in its fields; only tests set them, to see that
 	// the model check finds each.
 	faults faults
@@ -34,7 +37,7 @@ type Log struct {
 func newLog(r *Repository, s *Secrets, id LineageID, keys EpochKeys) *Log {
 	return &Log{
 		id: id, repo: r, b: r.b, secrets: s, seal: newSealer(s.Chunk.Seal), keys: keys,
-		store: chunkstore.New(r.b, s.Chunk), pause: pause, opened: map[uint64]chunkstore.Secret{},
+		store: chunkstore.New(r.b, s.Chunk), pause: pause, ahead: 4, opened: map[uint64]chunkstore.Secret{},
 	}
 }
 

@@ -1,0 +1,253 @@
+package history
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"lifeboat.im/lifeboat/chunkstore"
+	"lifeboat.im/lifeboat/record"
+)
+
+// Opening is what an agent says when it opens an epoch.
+type Opening struct {
+	Timeline      uint32
+	Slot          string
+	ServerVersion int
+	// XMax of pg_current_snapshot(), before which no copy counts (protocol §4).
+	XMax record.XID
+	// Durable is the LSN from which the stream is whole: of a new lineage the slot's
+	// consistent point, otherwise the view's Durable (a smaller one is raised to it).
+	Durable record.LSN
+	Tables  []TableState
+	Parent  *Parent // new lineages only
+	Host    string
+}
+
+// Begin opens the next epoch: the new key is put into keys first (durable), then
+// `end` is created in the old epoch's numbering, then entry 0 of the new one. v is
+// what Load gave, nil for a new lineage. What other writers added since Load is
+// absorbed; when that moved Durable, the digests in o.Tables are stored as not
+// known. ErrFenced when another agent opened first.
+func (l *Log) Begin(ctx context.Context, v *View, keys EpochKeys, o Opening) (*Writer, error) {
+	if keys == nil {
+		return nil, errors.New("begin: nowhere to keep the epoch's key")
+	}
+	if v == nil {
+		w := newWriter(l, keys, &View{ID: l.id, log: l})
+		return w, w.open(ctx, o, v)
+	}
+	if v.ID != l.id {
+		return nil, fmt.Errorf("begin %s with the picture of %s: %w", l.id, v.ID, ErrOrder)
+	}
+	mine := v.clone()
+	mine.log = l
+	w := newWriter(l, keys, mine)
+	// The picture may come from another Log value, whose store heard of the
+	// condemned names; this one has to hear of them too (H8).
+	for _, at := range mine.Condemns {
+		e, err := l.get(ctx, at)
+		if err != nil {
+			return nil, l.needed(at, err)
+		}
+		l.condemn(&e.sum)
+	}
+	if !mine.Ended && !l.faults.skipEnd {
+		if err := w.end(ctx, o, func(*entry) bool { return true }); err != nil {
+			return nil, err
+		}
+	}
+	if err := w.open(ctx, o, v); err != nil {
+		return nil, err
+	}
+	return w, nil
+}
+
+// Rotate ends the epoch and opens the next one under a new key. A crash between
+// the two is what Begin completes.
+func (w *Writer) Rotate(ctx context.Context, o Opening) error {
+	if err := w.take(ctx); err != nil {
+		return err
+	}
+	defer w.release()
+	before := w.view
+	if err := w.end(ctx, o, (*entry).absorbable); err != nil {
+		return err
+	}
+	return w.open(ctx, o, before)
+}
+
+// end closes the open epoch. The key of the next one is durable before.
+func (w *Writer) end(ctx context.Context, o Opening, absorb func(*entry) bool) error {
+	if _, err := freshKey(w.keys, w.view.Head.Epoch+1); err != nil {
+		return err
+	}
+	return w.addHeld(ctx, func(v *View) (draft, error) {
+		return draft{sum: Summary{End: &endSummary{Durable: v.Durable, Host: o.Host}}}, nil
+	}, absorb)
+	// A crash here leaves a closed epoch and no open one: nobody can write to it any
+	// more, and whoever comes next opens the next one.
+}
+
+// open creates entry 0 of the next epoch. before is the picture that o was made
+// from.
+func (w *Writer) open(ctx context.Context, o Opening, before *View) error {
+	v := w.view
+	s := &epochSummary{
+		Timeline: o.Timeline, Slot: o.Slot, ServerVersion: o.ServerVersion, XMax: o.XMax,
+		Durable: max(o.Durable, v.Durable), Host: o.Host, Checkpoint: v.Checkpoint,
+	}
+	next := uint64(0)
+	if before != nil {
+		next = v.Head.Epoch + 1
+		follows := v.Head
+		s.Follows = &follows
+	} else {
+		s.Parent = o.Parent
+		var err error
+		if s.Condemned, err = w.log.condemnedElsewhere(ctx); err != nil {
+			return err
+		}
+	}
+	key, err := freshKey(w.keys, next)
+	if err != nil {
+		return err
+	}
+	if s.Wrapped, err = wrapKey(key, w.log.secrets.Recipient); err != nil {
+		return err
+	}
+	tables := slices.Clone(o.Tables)
+	if before != nil && v.Durable != before.Durable && v.Durable != o.Durable {
+		for i := range tables {
+			tables[i].Known = false // another writer's segments are not in these digests
+		}
+	}
+	plain, err := record.Marshal(&epochBody{Tables: tables})
+	if err != nil {
+		return fmt.Errorf("open epoch %d: %w", next, err)
+	}
+	e, err := w.log.build(v, draft{sum: Summary{Epoch: s}, body: appendPart(nil, plain, chunkstore.Fast)}, key)
+	if err != nil {
+		return err
+	}
+	found, err := w.log.create(ctx, e)
+	if err != nil {
+		return w.kill(err)
+	}
+	if found != nil {
+		return w.kill(fmt.Errorf("open epoch %d of %s: another agent did: %w", next, w.log.id, ErrFenced))
+	}
+	// Open from here on: the old epoch's writer meets `end` at its next number.
+	w.mu.Lock()
+	w.key = key
+	w.mu.Unlock()
+	return w.accept(e)
+}
+
+// freshKey gives the key for an epoch that is not open yet, durable in keys. One
+// that is there was left by an opener that did not come to its entry, or whose
+// entry is met in a moment; it is used again, never replaced: if that entry exists,
+// replacing it would lose the only copy on this host.
+func freshKey(keys EpochKeys, epoch uint64) (chunkstore.Secret, error) {
+	k, err := keys.Get(epoch)
+	if err == nil {
+		return k, nil
+	}
+	if !errors.Is(err, ErrNoKey) {
+		return k, err
+	}
+	k = chunkstore.NewSecret()
+	return k, keys.Put(epoch, k)
+}
+
+// condemnedElsewhere collects the condemned sets of all other logs of the
+// repository, for the first entry of a new one (protocol §7).
+func (l *Log) condemnedElsewhere(ctx context.Context) ([]condemned, error) {
+	ids, err := l.repo.Lineages(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []condemned
+	for _, id := range ids {
+		if id == l.id {
+			continue
+		}
+		other := newLog(l.repo, l.secrets, id, nil)
+		v, err := other.Load(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("read the condemned names of %s: %w", id, err)
+		}
+		for _, at := range v.Condemns {
+			e, err := other.get(ctx, at)
+			if err != nil {
+				return nil, other.needed(at, err)
+			}
+			if e.sum.Epoch != nil {
+				out = append(out, e.sum.Epoch.Condemned...)
+			} else if e.sum.Note != nil {
+				out = append(out, condemned{Gen: e.sum.Note.Gen, Prefixes: e.sum.Note.Prefixes})
+			}
+		}
+	}
+	return out, nil
+}
+
+// AppendNote adds a note from a process beside the agent (`mark`, later `prune`):
+// it reads the whole log first (H3), creates at the tail (100 tries), and reports
+// success only when no epoch was opened past it. ErrNoLineage, ErrEnded.
+func (l *Log) AppendNote(ctx context.Context, n Note) error {
+	if err := n.validate(); err != nil {
+		return fmt.Errorf("append note: %w", err)
+	}
+	if n.Kind == NotePosition || n.Kind == NoteHandover {
+		return fmt.Errorf("append note: a %s is the agent's alone: %w", n.Kind, ErrOrder)
+	}
+	for range maxTries {
+		v, err := l.Load(ctx)
+		if err != nil {
+			return err
+		}
+		if v.Ended {
+			return fmt.Errorf("append note to %s: %w", l.id, ErrEnded)
+		}
+		d, err := noteDraft(v, n)
+		if err != nil {
+			return err
+		}
+		d.sum.Maintenance = true
+		e, err := l.build(v, d, chunkstore.Secret{})
+		if err != nil {
+			return err
+		}
+		found, err := l.create(ctx, e)
+		if err != nil {
+			return fmt.Errorf("append note: %w", err)
+		}
+		if found != nil {
+			continue
+		}
+		// The note counts unless an epoch was opened that does not know it.
+		void, err := l.void(ctx, e.at)
+		if err != nil || !void {
+			return err
+		}
+	}
+	return fmt.Errorf("append note to %s: %d entries of others in a row", l.id, maxTries)
+}
+
+// void reports whether the epoch after an entry's was opened without knowing it.
+func (l *Log) void(ctx context.Context, at Position) (bool, error) {
+	next := Position{Epoch: at.Epoch + 1}
+	e, err := l.get(ctx, next)
+	if errors.Is(err, chunkstore.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if e.sum.Epoch == nil || e.sum.Epoch.Follows == nil {
+		return false, damaged(l.id.key(next), "it does not follow an end")
+	}
+	return e.sum.Epoch.Follows.Before(at), nil
+}

@@ -1,0 +1,171 @@
+package history
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"lifeboat.im/lifeboat/chunkstore"
+	"lifeboat.im/lifeboat/record"
+)
+
+// Load reads part 1 of what a reader needs: the newest checkpoint and every entry
+// after it. ErrNoLineage when there is no entry at all; chunkstore.ErrDamaged
+// names an entry that must be there and is not, or is not what was written.
+//
+// The last epoch is read first and whole, up to the first number that is absent:
+// only ended epochs lose entries, so the tail is never in doubt (protocol §3). Its
+// newest checkpoint is the lineage's; if it has none, its entry 0 names the newest.
+func (l *Log) Load(ctx context.Context) (*View, error) {
+	last, ok, err := l.lastEpoch(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return nil, fmt.Errorf("load %s: %w", l.id, ErrNoLineage)
+	}
+	tail, err := l.readEpoch(ctx, Position{Epoch: last}, false)
+	if err != nil {
+		return nil, err
+	}
+	v := &View{ID: l.id, log: l}
+	from := -1
+	for i, e := range tail {
+		if e.sum.Checkpoint != nil {
+			from = i
+		}
+	}
+	if from >= 0 {
+		if err := v.start(ctx, tail[from]); err != nil {
+			return nil, err
+		}
+		return v, v.foldAll(tail[from+1:])
+	}
+	if err := l.loadBefore(ctx, v, tail[0]); err != nil {
+		return nil, err
+	}
+	return v, v.foldAll(tail)
+}
+
+// loadBefore brings v to the end of the epoch before the one that first opens.
+func (l *Log) loadBefore(ctx context.Context, v *View, first *entry) error {
+	if first.sum.Epoch == nil {
+		return damaged(l.id.key(first.at), "it does not open an epoch")
+	}
+	from := Position{}
+	if ref := first.sum.Epoch.Checkpoint; ref != (checkpointRef{}) {
+		c, err := l.get(ctx, ref.At)
+		if err != nil {
+			return l.needed(ref.At, err)
+		}
+		if c.hash != ref.Hash || c.sum.Checkpoint == nil {
+			return damaged(l.id.key(ref.At), "it is not the checkpoint that %s names", l.id.key(first.at))
+		}
+		if err := v.start(ctx, c); err != nil {
+			return err
+		}
+		from = ref.At.next()
+	}
+	for from.Epoch < first.at.Epoch {
+		run, err := l.readEpoch(ctx, from, true)
+		if err != nil {
+			return err
+		}
+		if err := v.foldAll(run); err != nil {
+			return err
+		}
+		from = Position{Epoch: from.Epoch + 1}
+	}
+	return nil
+}
+
+// start takes a checkpoint for all that was before it.
+func (v *View) start(ctx context.Context, c *entry) error {
+	s, err := copyState(c.sum.Checkpoint)
+	if err != nil {
+		return err
+	}
+	v.State = *s
+	v.Head, v.head = c.at, c.hash
+	v.Checkpoint = checkpointRef{At: c.at, Hash: c.hash}
+	// The sets stand in the entries that condemned them, which are never removed.
+	for _, at := range v.Condemns {
+		e, err := v.log.get(ctx, at)
+		if err != nil {
+			return v.log.needed(at, err)
+		}
+		v.log.condemn(&e.sum)
+	}
+	return nil
+}
+
+// copyState gives a state that shares nothing with s.
+func copyState(s *State) (*State, error) {
+	b, err := record.Marshal(s)
+	if err != nil {
+		return nil, err
+	}
+	c := new(State)
+	return c, record.Unmarshal(b, c)
+}
+
+func (v *View) foldAll(run []*entry) error {
+	for _, e := range run {
+		if err := v.fold(e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readEpoch reads an epoch's entries from a number on, up to its `end` or the
+// first number that is absent. In an ended epoch no number may be absent. Only
+// part 1 of each is kept.
+func (l *Log) readEpoch(ctx context.Context, from Position, ended bool) ([]*entry, error) {
+	var out []*entry
+	for width := 1; ; width = min(2*width, l.ahead) {
+		batch := l.getMany(ctx, from, width)
+		for _, g := range batch {
+			if !ended && len(out) > 0 && errors.Is(g.err, chunkstore.ErrNotFound) {
+				return out, nil
+			}
+			if g.err != nil {
+				return nil, l.needed(from, g.err)
+			}
+			out = append(out, g.entry)
+			if g.entry.kind == KindEnd {
+				return out, nil
+			}
+			from = from.next()
+		}
+	}
+}
+
+type got struct {
+	entry *entry
+	err   error
+}
+
+// getMany reads n entries at once. Memory: n whole entries.
+func (l *Log) getMany(ctx context.Context, from Position, n int) []got {
+	out := make([]got, n)
+	var wg sync.WaitGroup
+	for i := range out {
+		at := Position{Epoch: from.Epoch, Seq: from.Seq + uint64(i)}
+		read := func() {
+			e, err := l.get(ctx, at)
+			if e != nil {
+				e.raw = nil
+			}
+			out[i] = got{e, err}
+		}
+		if n == 1 {
+			read()
+			continue
+		}
+		wg.Go(read)
+	}
+	wg.Wait()
+	return out
+}
