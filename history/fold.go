@@ -14,7 +14,7 @@ func (v *View) fold(e *entry) error {
 	first := v.head == entryHash{}
 	if e.sum.Epoch != nil {
 		f := e.sum.Epoch.Follows
-		if first != (f == nil) || (f != nil && (*f != v.Head || !v.Ended || e.at.Epoch != v.Head.Epoch+1)) {
+		if first != (f == nil) || (f != nil && (*f != v.Head || e.at.Epoch != v.Head.Epoch+1 || (!v.Ended && !v.log.faults.skipEnd))) {
 			return damaged(key, "it does not follow the end of epoch %d", v.Head.Epoch)
 		}
 	} else if first || v.Ended || e.at != v.Head.next() {
@@ -149,16 +149,17 @@ func (s *State) foldHistory(at Position, h *historySummary) error {
 	if i := slices.IndexFunc(s.Histories, func(o HistoryInfo) bool { return o.KeyEpoch == h.KeyEpoch }); i >= 0 {
 		return errorf("epoch %d was merged already, by %s", h.KeyEpoch, s.Histories[i].Position)
 	}
-	var n uint64
-	s.Segments = slices.DeleteFunc(s.Segments, func(g SegmentInfo) bool {
+	var n, txs, records uint64
+	for _, g := range s.Segments {
 		if g.Epoch == h.KeyEpoch {
-			n++
+			n, txs, records = n+1, txs+g.Transactions, records+g.Records
 		}
-		return g.Epoch == h.KeyEpoch
-	})
-	if n != h.Segments || h.KeyEpoch >= at.Epoch {
-		return errorf("it merges %d segments of epoch %d, the log has %d", h.Segments, h.KeyEpoch, n)
 	}
+	if n != h.Segments || txs != h.Transactions || records != h.Records || n == 0 || h.KeyEpoch >= at.Epoch {
+		return errorf("it merges %d segments of epoch %d with %d transactions and %d records, the log has %d, %d and %d",
+			h.Segments, h.KeyEpoch, h.Transactions, h.Records, n, txs, records)
+	}
+	s.Segments = slices.DeleteFunc(s.Segments, func(g SegmentInfo) bool { return g.Epoch == h.KeyEpoch })
 	i, _ := slices.BinarySearchFunc(s.Histories, h.KeyEpoch, func(o HistoryInfo, epoch uint64) int {
 		return cmp.Compare(o.KeyEpoch, epoch)
 	})
