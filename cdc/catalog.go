@@ -2,7 +2,7 @@ package cdc
 
 import (
 	"context"
-	"errors"
+	"fmt"
 
 	"lifeboat.im/lifeboat/record"
 )
@@ -70,7 +70,8 @@ type Table struct {
 	// Capturable: it can enter. Else Reason says why not.
 	Capturable bool
 	Reason     string
-	// Bytes is the size of the heap and its TOAST table.
+	// Bytes is about the size of the heap and its TOAST table, by the statistics: to
+	// ask for the true size would wait for locks.
 	Bytes int64
 	// Generated: it has generated columns, which are not stored in lines.
 	Generated bool
@@ -80,20 +81,66 @@ type Table struct {
 	Partition, Inherits bool
 	// Owned: our role has the rights of the owner.
 	Owned bool
-	// Wide is the average size of a row in bytes by the statistics; a hint only.
-	Wide int64
 
-	heap bool // has ctids (access method heap)
+	heap  bool   // has ctids (access method heap)
+	attrs string // attnum:xmin of every column, dropped ones too
 }
 
-var errNotBuilt = errors.New("not built yet")
-
 // Catalog reads the catalog under one snapshot.
-func (s *Source) Catalog(ctx context.Context) (*Catalog, error) { return nil, errNotBuilt }
+func (s *Source) Catalog(ctx context.Context) (*Catalog, error) {
+	var cat *Catalog
+	err := s.ask(ctx, func(ctx context.Context, c *session) error {
+		before, err := insertLSN(ctx, c)
+		if err != nil {
+			return err
+		}
+		if _, err := c.simple(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"); err != nil {
+			return err
+		}
+		cat, err = s.catalogUnder(ctx, c)
+		if err != nil {
+			return err
+		}
+		cat.Before = before
+		if _, err := c.simple(ctx, "COMMIT"); err != nil {
+			return err
+		}
+		cat.After, err = insertLSN(ctx, c)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the catalog: %w", classify(err))
+	}
+	s.quiet.saw(cat.Fingerprint, s.now())
+	return cat, nil
+}
 
-// TypeFingerprint covers the types that the table's columns reach: enums and their
-// labels, composites and their attributes, domains, ranges, arrays. Type output
-// ignores snapshots, so it is read before and after a copy (protocol §4).
-func (s *Source) TypeFingerprint(ctx context.Context, t Table) ([32]byte, error) {
-	return [32]byte{}, errNotBuilt
+// catalogUnder reads all but Before and After in c's transaction.
+func (s *Source) catalogUnder(ctx context.Context, c *session) (*Catalog, error) {
+	cat := &Catalog{}
+	r, err := c.one(ctx, "SELECT pg_catalog.pg_current_snapshot()::text")
+	if err != nil {
+		return nil, err
+	}
+	cat.Snapshot = r.snapshot()
+	if r.err != nil {
+		return nil, r.err
+	}
+	if cat.Tables, err = s.readTables(ctx, c, 0); err != nil {
+		return nil, err
+	}
+	if cat.Sequences, err = readSequences(ctx, c); err != nil {
+		return nil, err
+	}
+	cat.Fingerprint, err = s.schemaFingerprint(ctx, c)
+	return cat, err
+}
+
+func insertLSN(ctx context.Context, c *session) (record.LSN, error) {
+	r, err := c.one(ctx, "SELECT pg_catalog.pg_current_wal_insert_lsn()")
+	if err != nil {
+		return 0, err
+	}
+	l := r.lsn()
+	return l, r.err
 }

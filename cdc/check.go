@@ -1,6 +1,9 @@
 package cdc
 
-import "context"
+import (
+	"context"
+	"errors"
+)
 
 // State of a finding.
 type State string
@@ -29,5 +32,5 @@ type CheckOptions struct {
 // Check looks at the source from every side that can stop a capture or lose a row.
 // An error means that it could not tell.
 func (s *Source) Check(ctx context.Context, o CheckOptions) ([]Finding, error) {
-	return nil, errNotBuilt
+	return nil, errors.New("not built yet")
 }

@@ -1,13 +1,95 @@
 package cdc
 
-import "context"
+import (
+	"context"
+	"fmt"
+)
 
-// CreatePublication makes the publication, empty, when there is none; a foreign
-// one of the same name is ErrPublication.
-func (s *Source) CreatePublication(ctx context.Context) error { return errNotBuilt }
+// PublicationSQL is what CreatePublication sends when there is none: an own list,
+// empty at first, all operations. Since 18 stored generated columns must be
+// published, or REPLICA IDENTITY FULL would make statements fail; the decoder drops
+// them.
+func (s *Source) PublicationSQL() string {
+	with := "publish = 'insert, update, delete, truncate', publish_via_partition_root = false"
+	if s.version >= 180000 {
+		with += ", publish_generated_columns = stored"
+	}
+	return "CREATE PUBLICATION " + ident(s.cfg.Publication) + " WITH (" + with + ")"
+}
+
+// CreatePublication makes the publication, empty, when there is none. One of the
+// same name that we would not make so is ErrPublication: it is never altered.
+func (s *Source) CreatePublication(ctx context.Context) error {
+	err := s.ask(ctx, func(ctx context.Context, c *session) error {
+		there, err := s.foreign(ctx, c)
+		if err != nil || there {
+			return err
+		}
+		_, err = c.simple(ctx, s.PublicationSQL())
+		if code(err) == duplicateObject { // another attacher was faster
+			_, err = s.foreign(ctx, c)
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("create publication %s: %w", ident(s.cfg.Publication), classify(err))
+	}
+	return nil
+}
+
+// foreign reports whether the publication exists, with an error when it is not one
+// that we would make.
+func (s *Source) foreign(ctx context.Context, c *session) (there bool, err error) {
+	pubs, err := s.readPublications(ctx, c)
+	if err != nil {
+		return false, err
+	}
+	for i := range pubs {
+		p := &pubs[i]
+		if !p.ours {
+			continue
+		}
+		if why := s.drift(p); why != "" {
+			return true, fmt.Errorf("publication %s %s: %w", ident(p.name), why, ErrPublication)
+		}
+		return true, nil
+	}
+	return false, nil
+}
+
+// drift says in what a publication differs from what we would make; "" if in
+// nothing.
+func (s *Source) drift(p *publication) string {
+	switch {
+	case p.all:
+		return "is for all tables"
+	case len(p.schemas) > 0:
+		return "names whole schemas"
+	case p.restrict:
+		return "does not publish every operation"
+	case p.viaRoot:
+		return "publishes partitions as their root"
+	case s.version >= 180000 && p.gencols != 's':
+		return "leaves out stored generated columns"
+	case !p.owned:
+		return "is owned by a role of which ours is not a member"
+	}
+	for _, m := range p.members {
+		if m.filter || m.columns != nil {
+			return "has a row filter or a column list"
+		}
+	}
+	return ""
+}
 
 // DropPublication drops it; nil when there is none.
-func (s *Source) DropPublication(ctx context.Context) error { return errNotBuilt }
-
-// PublicationSQL is what CreatePublication would send.
-func (s *Source) PublicationSQL() string { return "" }
+func (s *Source) DropPublication(ctx context.Context) error {
+	err := s.ask(ctx, func(ctx context.Context, c *session) error {
+		_, err := c.simple(ctx, "DROP PUBLICATION IF EXISTS "+ident(s.cfg.Publication))
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("drop publication %s: %w", ident(s.cfg.Publication), classify(err))
+	}
+	return nil
+}

@@ -44,7 +44,7 @@ func mannerPins() map[string]string {
 	return map[string]string{
 		"synchronous_commit":                  "off", // a COMMIT that waits for an absent standby would hold its locks for ever
 		"idle_in_transaction_session_timeout": "5s", "idle_session_timeout": "0", "statement_timeout": "0",
-		"lock_timeout": "200ms", "tcp_user_timeout": "5s", "tcp_keepalives_idle": "5", "tcp_keepalives_interval": "1",
+		"tcp_user_timeout": "5s", "tcp_keepalives_idle": "5", "tcp_keepalives_interval": "1",
 		"tcp_keepalives_count": "3", "row_security": "off", "synchronize_seqscans": "off",
 		"max_parallel_workers_per_gather": "0", "standard_conforming_strings": "on", "quote_all_identifiers": "off",
 		"client_min_messages": "warning", "default_transaction_isolation": "read committed",
@@ -60,6 +60,7 @@ func (s *Source) open(ctx context.Context, purpose string, o sessionOptions) (*s
 	maps.Copy(cfg.RuntimeParams, mannerPins())
 	cfg.RuntimeParams["application_name"] = "lifeboat " + purpose
 	cfg.RuntimeParams["client_encoding"] = "UTF8"
+	cfg.RuntimeParams["lock_timeout"] = strconv.FormatInt(s.lockWait().Milliseconds(), 10)
 	if o.Raw {
 		cfg.RuntimeParams["client_encoding"] = s.encoding
 	}
@@ -84,6 +85,15 @@ func (s *Source) open(ctx context.Context, purpose string, o sessionOptions) (*s
 	return c, nil
 }
 
+// lockWait bounds every wait for a lock: min(200 ms, deadlock_timeout/5), so that
+// we have given up long before the server looks for a deadlock's victim.
+func (s *Source) lockWait() time.Duration {
+	if s.deadlock > 0 {
+		return max(time.Millisecond, min(200*time.Millisecond, s.deadlock/5))
+	}
+	return 200 * time.Millisecond
+}
+
 // verify reads the output settings back: a pooler or a proxy may have dropped them.
 func (c *session) verify(ctx context.Context) error {
 	pins := outputPins()
@@ -99,6 +109,9 @@ func (c *session) verify(ctx context.Context) error {
 	}
 	return nil
 }
+
+// pid is the server process of the session.
+func (c *session) pid() uint32 { return c.PID() }
 
 // shut closes at once, without waiting for the server's agreement.
 func (c *session) shut() {
@@ -272,10 +285,12 @@ func code(err error) string {
 
 // SQLSTATEs that we act on (PostgreSQL, Appendix A).
 const (
-	lockNotAvailable = "55P03"
-	undefinedTable   = "42P01"
-	undefinedObject  = "42704"
-	duplicateObject  = "42710"
-	adminShutdown    = "57P01"
-	deadlockDetected = "40P01"
+	lockNotAvailable      = "55P03"
+	undefinedTable        = "42P01"
+	undefinedObject       = "42704"
+	duplicateObject       = "42710"
+	adminShutdown         = "57P01"
+	deadlockDetected      = "40P01"
+	divisionByZero        = "22012"
+	insufficientPrivilege = "42501"
 )

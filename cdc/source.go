@@ -77,6 +77,7 @@ type Source struct {
 	mu      sync.Mutex
 	control *session // nil after it broke; use through ask
 
+	attach  sync.Mutex // one change of identities or the publication at a time
 	timed   sync.Mutex // guards waited
 	waited  map[uint32]time.Time
 	watcher *watcher
