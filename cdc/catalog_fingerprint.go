@@ -42,7 +42,7 @@ func (s *Source) fingerprintParts() []seen {
 		},
 		{"pg_catalog.pg_seclabel", "classoid || ':' || objoid || ':' || objsubid || ':' || xmin", "true"},
 		{
-			"pg_catalog.pg_depend", "classid || ':' || objid || ':' || objsubid || ':' || refobjid || ':' || refobjsubid || ':' || deptype",
+			"pg_catalog.pg_depend", "classid || ':' || objid || ':' || objsubid || ':' || refobjid || ':' || refobjsubid || ':' || deptype::text",
 			"deptype IN ('e', 'x') AND objid >= 16384 OR classid = 'pg_catalog.pg_class'::regclass AND deptype IN ('a', 'i') AND objid IN (SELECT oid FROM rel)",
 		},
 		{"pg_catalog.pg_publication", "oid || ':' || xmin", "pubname <> " + literal(s.cfg.Publication)},

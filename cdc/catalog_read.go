@@ -127,6 +127,7 @@ func (s *Source) describe(t *Table, f *facts) {
 		case a.dropped:
 		case a.generated != 0:
 			t.Generated = true
+			t.GeneratedColumns = append(t.GeneratedColumns, a.name)
 		default:
 			position[a.num] = uint16(len(rel.Columns))
 			rel.Columns = append(rel.Columns, record.Column{Name: a.name, Type: a.typeName, TypeOID: a.typeOID, TypeMod: a.typeMod})

@@ -259,7 +259,7 @@ func (s *Source) snapshot(ctx context.Context, r *reader, t *Table, o CopyOption
 		return nil, "", nil, row.err
 	}
 	if o.Position != nil {
-		out.Position = o.Position()
+		out.Position = o.Position(out.Snapshot)
 	}
 	if out.ExactFrom, err = insertLSN(ctx, r.session); err != nil {
 		return nil, "", nil, err

@@ -214,12 +214,8 @@ func (s *Source) locked(ctx context.Context, ch change) error {
 		return err
 	}
 	defer c.shut()
-	r, err := c.one(ctx, "SELECT pg_catalog.pg_try_advisory_lock($1::int8)", fmt.Sprint(attachKey))
-	if err != nil {
+	if err := onlyAttacher(ctx, c); err != nil {
 		return err
-	}
-	if !r.bool() {
-		return fmt.Errorf("another attach or detach works on this database: %w", ErrBusy)
 	}
 	release, err := s.watcher.guardSession(ctx, c)
 	if err != nil {
@@ -248,6 +244,26 @@ func (s *Source) locked(ctx context.Context, ch change) error {
 		return fmt.Errorf("it is locked all the time: %w", ErrBusy)
 	}
 	return s.send(ctx, c, ch.message(false))
+}
+
+// onlyAttacher takes the attachers' advisory lock until the session ends; one that
+// has just ended may still hold it for a moment.
+func onlyAttacher(ctx context.Context, c *session) error {
+	for try := range nowaitTries {
+		if try > 0 {
+			if err := pause(ctx, 25*time.Millisecond); err != nil {
+				return err
+			}
+		}
+		r, err := c.one(ctx, "SELECT pg_catalog.pg_try_advisory_lock($1::int8)", fmt.Sprint(attachKey))
+		if err != nil {
+			return err
+		}
+		if r.bool() {
+			return nil
+		}
+	}
+	return fmt.Errorf("another attach or detach works on this database: %w", ErrBusy)
 }
 
 // send sends a message that ends in COMMIT, and says what its failure means.
