@@ -1,7 +1,15 @@
 package testpg
 
 import (
+	"bufio"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
 	"testing"
+	"time"
 )
 
 func TestMain(m *testing.M) { Main(m) }
@@ -47,4 +55,60 @@ func TestSharedIsOne(t *testing.T) {
 		t.Error("two shared clusters")
 	}
 	Run(t, Bin(t, Newest, "pg_dump"), "--schema-only", a.DSN("postgres"))
+}
+
+// However a test process ends, its servers end with it, and the next process
+// removes what it left on disk.
+func TestServersEndWithTheProcess(t *testing.T) {
+	if os.Getenv("TESTPG_CHILD") != "" {
+		c := Start(t, Newest, nil)
+		fmt.Printf("server %d %s\n", c.proc.cmd.Process.Pid, state.root)
+		<-t.Context().Done() // until the parent kills us
+		return
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []syscall.Signal{syscall.SIGKILL, syscall.SIGINT} {
+		cmd := exec.CommandContext(t.Context(), self, "-test.run=^TestServersEndWithTheProcess$", "-test.v")
+		cmd.Env = append(os.Environ(), "TESTPG_CHILD=1")
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		var pid int
+		var root string
+		lines := bufio.NewScanner(out)
+		for pid == 0 && lines.Scan() {
+			if f := strings.Fields(lines.Text()); len(f) == 3 && f[0] == "server" {
+				pid, _ = strconv.Atoi(f[1])
+				root = f[2]
+			} else if strings.Contains(lines.Text(), "SKIP") {
+				_ = cmd.Wait()
+				Need(t, "PostgreSQL", false, "tools")
+			}
+		}
+		if pid == 0 {
+			t.Fatal("no server in the child")
+		}
+		_ = cmd.Process.Signal(s)
+		_ = cmd.Wait()
+		WaitFor(t, 10*time.Second, "the server to end", func() bool { return syscall.Kill(pid, 0) == syscall.ESRCH || zombie(pid) })
+		sweep()
+		if _, err := os.Stat(root); err == nil {
+			t.Errorf("%s is still there", root)
+		}
+	}
+}
+
+// zombie reports a process that has ended and waits for somebody to ask: in a
+// container whose first process does not.
+func zombie(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	_, after, ok := strings.Cut(string(b), ") ")
+	return err != nil || ok && strings.HasPrefix(after, "Z")
 }
