@@ -32,7 +32,9 @@ var (
 //   - Create keeps no reference to data; the slice that Get returns is the caller's.
 //   - Get returns the whole object or an error; what a Create that returned nil
 //     stored is seen at once by Get, Stat and List.
-//   - A key for which [CheckKey] returns an error is refused by Create.
+//   - A key for which [CheckKey] returns an error is refused by Create. A key that is
+//     the folder of another ("a" beside "a/b") may be refused, but not as ErrExists;
+//     nobody uses such keys.
 //   - Retries of transient errors are the backend's affair: nobody above it
 //     retries one operation.
 type Backend interface {

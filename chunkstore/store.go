@@ -83,10 +83,10 @@ func (s *Store) putAs(ctx context.Context, n Name, w *work) (Put, error) {
 	if s.names.isTrusted(n) {
 		info, err := s.backend.Stat(ctx, n.Key())
 		switch {
-		case err == nil:
+		case err == nil && info.Size >= int64(minObject):
 			p.Stored = info.Size
 			return p, nil
-		case !errors.Is(err, ErrNotFound):
+		case err != nil && !errors.Is(err, ErrNotFound):
 			return Put{}, fmt.Errorf("put chunk %s: %w", n, err)
 		}
 	}

@@ -142,8 +142,8 @@ func (s *Store) create(ctx context.Context, key string, data []byte) error {
 	}
 	// Most creates that fail do so here, without a file being written. Only link
 	// decides.
-	if _, err := s.root.Lstat(key); err == nil {
-		return s.exists(key)
+	if info, err := s.root.Lstat(key); err == nil {
+		return s.exists(key, info)
 	}
 	dir := path.Dir(key)
 	if err := s.after(stepFolders, errors.Join(s.folder(tempDir), s.folder(dir))); err != nil {
@@ -152,13 +152,20 @@ func (s *Store) create(ctx context.Context, key string, data []byte) error {
 	temp := path.Join(tempDir, rand.Text())
 	if err := s.write(temp, data); err != nil {
 		s.discard(temp, err) // a full disk gets its space back
+		if errors.Is(err, fs.ErrNotExist) {
+			s.forget(tempDir)
+		}
 		return err
 	}
 	err := s.after(stepLinked, s.root.Link(temp, key))
 	switch {
 	case errors.Is(err, fs.ErrExist):
 		s.discard(temp, err)
-		return s.exists(key)
+		info, err := s.root.Lstat(key)
+		if err != nil {
+			return err // removed again: the caller has to look
+		}
+		return s.exists(key, info)
 	case errors.Is(err, fs.ErrNotExist):
 		s.forget(dir) // somebody deleted the folder; another try makes it anew
 	}
@@ -166,8 +173,8 @@ func (s *Store) create(ctx context.Context, key string, data []byte) error {
 		s.discard(temp, err)
 		return err
 	}
-	// That the leftover cannot be deleted does no harm to the object.
-	if err := s.after(stepUnlink, ignore(s.root.Remove(temp))); err != nil {
+	s.root.Remove(temp) // a leftover that cannot be deleted does no harm
+	if err := s.after(stepUnlink, nil); err != nil {
 		return err
 	}
 	return s.after(stepDone, s.syncDir(dir))
@@ -188,7 +195,10 @@ func (s *Store) write(temp string, data []byte) error {
 }
 
 // exists makes the name of an existing object durable before it reports it.
-func (s *Store) exists(key string) error {
+func (s *Store) exists(key string, info fs.FileInfo) error {
+	if !info.Mode().IsRegular() {
+		return fmt.Errorf("no object is there, but something else: %v", info.Mode())
+	}
 	dir := path.Dir(key)
 	if err := errors.Join(s.folder(dir), s.syncDir(dir)); err != nil {
 		return err
@@ -202,8 +212,6 @@ func (s *Store) discard(temp string, err error) {
 		s.root.Remove(temp)
 	}
 }
-
-func ignore(error) error { return nil }
 
 // folder makes a folder and those above it, and their names durable: also of those
 // that exist, once in this process, because the process that made one may have died

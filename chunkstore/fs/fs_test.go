@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"syscall"
@@ -150,13 +151,55 @@ func TestFailureOfEachStep(t *testing.T) {
 	}
 }
 
-// TestFullDisk fills a real file system, where the test may mount one.
-func TestFullDisk(t *testing.T) {
-	dir := t.TempDir()
-	if err := syscall.Mount("none", dir, "tmpfs", 0, "size=1m"); err != nil {
-		t.Skipf("mount a small file system (root only; the failing steps are tried above): %v", err)
+// TestStepsInOrder: the file is synced before it is linked, the folder after.
+func TestStepsInOrder(t *testing.T) {
+	s, _ := folder(t)
+	var got, want []step
+	s.fault = func(at step) error { got = append(got, at); return nil }
+	if err := s.Create(t.Context(), "log/a/1", []byte("x")); err != nil {
+		t.Fatal(err)
 	}
-	defer syscall.Unmount(dir, 0)
+	for _, c := range createSteps {
+		want = append(want, c.at)
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// TestFullDisk fills a real file system, in a process of its own that may mount one
+// without being root. Where user namespaces are forbidden TestFailureOfEachStep has
+// to do.
+func TestFullDisk(t *testing.T) {
+	const inside = "LIFEBOAT_TEST_FULL_DISK"
+	if dir := os.Getenv(inside); dir != "" {
+		if err := syscall.Mount("none", dir, "tmpfs", 0, "size=1m"); err != nil {
+			t.Logf("mount a small file system: %v", err)
+			return
+		}
+		fillDisk(t, dir)
+		return
+	}
+	c := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestFullDisk$", "-test.v")
+	c.Env = append(os.Environ(), inside+"="+t.TempDir())
+	c.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
+	}
+	out, err := c.CombinedOutput()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Logf("no user namespace here: %v", err)
+		return
+	}
+	if err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	t.Logf("%s", out)
+}
+
+func fillDisk(t *testing.T, dir string) {
 	s, err := Open(dir)
 	if err != nil {
 		t.Fatal(err)
@@ -303,10 +346,17 @@ func TestFolderDeletedByOthers(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := s.Create(t.Context(), "a/b/2", nil); err == nil {
-		t.Log("the folder was made anew at once")
+		t.Error("a deleted folder was not noticed")
 	}
-	if err := s.Create(t.Context(), "a/b/2", nil); err != nil && !errors.Is(err, chunkstore.ErrExists) {
-		t.Errorf("create in a folder that was deleted: %v", err)
+	if err := s.Create(t.Context(), "a/b/2", nil); err != nil {
+		t.Errorf("create in a folder that was deleted, again: %v", err)
+	}
+	if err := os.RemoveAll(filepath.Join(dir, tempDir)); err != nil {
+		t.Fatal(err)
+	}
+	s.Create(t.Context(), "a/b/3", nil)
+	if err := s.Create(t.Context(), "a/b/3", nil); err != nil {
+		t.Errorf("create without %s, again: %v", tempDir, err)
 	}
 }
 

@@ -17,7 +17,7 @@ import (
 // makes, one for each check.
 func Conformance(t *testing.T, open func(t *testing.T) chunkstore.Backend) {
 	t.Helper()
-	for _, c := range checks {
+	for _, c := range suite() {
 		t.Run(c.name, func(t *testing.T) { c.run(reporter{t}, t.Context(), open(t)) })
 	}
 }
@@ -38,22 +38,25 @@ type check struct {
 	run  func(t reporter, ctx context.Context, b chunkstore.Backend)
 }
 
-// checks is the suite; nobody changes it.
-var checks = []check{
-	{"whole objects", checkWhole},
-	{"create never overwrites", checkOverwrite},
-	{"one creator wins", checkRace},
-	{"absent is not found", checkAbsent},
-	{"slices are not shared", checkShared},
-	{"stat", checkStat},
-	{"list in order", checkList},
-	{"list by prefix", checkPrefix},
-	{"list many", checkMany},
-	{"list stops", checkStop},
-	{"seen at once and whole", checkVisible},
-	{"bad keys", checkKeys},
-	{"ended context", checkContext},
-	{"remove", checkRemove},
+// suite lists the checks.
+func suite() []check {
+	return []check{
+		{"whole objects", checkWhole},
+		{"create never overwrites", checkOverwrite},
+		{"one creator wins", checkRace},
+		{"folders are no objects", checkFolders},
+		{"absent is not found", checkAbsent},
+		{"slices are not shared", checkShared},
+		{"stat", checkStat},
+		{"list in order", checkList},
+		{"list by prefix", checkPrefix},
+		{"list many", checkMany},
+		{"list stops", checkStop},
+		{"seen at once and whole", checkVisible},
+		{"bad keys", checkKeys},
+		{"ended context", checkContext},
+		{"remove", checkRemove},
+	}
 }
 
 func (t reporter) create(ctx context.Context, b chunkstore.Backend, key string, data []byte) {
@@ -159,6 +162,16 @@ func checkRace(t reporter, ctx context.Context, b chunkstore.Backend) {
 			t.Fatalf("round %d: nobody won", round)
 		}
 		t.holds(ctx, b, key, pattern(3000+winner, byte(winner)))
+	}
+}
+
+func checkFolders(t reporter, ctx context.Context, b chunkstore.Backend) {
+	t.create(ctx, b, "a/b/c", []byte("x"))
+	if err := b.Create(ctx, "a/b/c/d", nil); errors.Is(err, chunkstore.ErrExists) {
+		t.Errorf("create below an object: %v", err)
+	}
+	if err := b.Create(ctx, "a/b", nil); errors.Is(err, chunkstore.ErrExists) {
+		t.Errorf("create a folder's name: %v", err)
 	}
 }
 

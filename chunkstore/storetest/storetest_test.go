@@ -172,6 +172,7 @@ func TestConformanceFindsBrokenBackends(t *testing.T) {
 		}}},
 	} {
 		t.Run(c.fault, func(t *testing.T) {
+			checks := suite()
 			i := slices.IndexFunc(checks, func(k check) bool { return k.name == c.check })
 			if i < 0 {
 				t.Fatalf("no check %q", c.check)
