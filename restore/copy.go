@@ -45,7 +45,7 @@ func (l *loader) loadBase(ctx context.Context, conn *pgconn.PgConn, j *tableJob,
 		// In the transaction that truncated the table, rows can be written frozen: no
 		// page is touched again for hint bits, by the read-back least of all.
 		options = " WITH (FREEZE)"
-		if err := exec(ctx, conn, "BEGIN; TRUNCATE ONLY "+ident(j.target.Schema, j.target.Name)); err != nil {
+		if err := runSQL(ctx, conn, "BEGIN; TRUNCATE ONLY "+ident(j.target.Schema, j.target.Name)); err != nil {
 			return err
 		}
 	}
@@ -54,7 +54,7 @@ func (l *loader) loadBase(ctx context.Context, conn *pgconn.PgConn, j *tableJob,
 		return fmt.Errorf("load table %s: %w", j.name, err)
 	}
 	if fresh {
-		if err := exec(ctx, conn, "COMMIT"); err != nil {
+		if err := runSQL(ctx, conn, "COMMIT"); err != nil {
 			return fmt.Errorf("load table %s: %w", j.name, err)
 		}
 	}

@@ -104,7 +104,7 @@ func query(ctx context.Context, conn *pgconn.PgConn, sql string) ([][]string, er
 	return out, nil
 }
 
-func exec(ctx context.Context, conn *pgconn.PgConn, sql string) error {
+func runSQL(ctx context.Context, conn *pgconn.PgConn, sql string) error {
 	_, err := conn.Exec(ctx, sql).ReadAll()
 	return err
 }

@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	osexec "os/exec"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -38,7 +38,7 @@ func openDump(ctx context.Context, p *Plan, d *database) (*dump, error) {
 	if p.options.PgRestore != "" {
 		bin = filepath.Join(p.options.PgRestore, "pg_restore")
 	}
-	if bin, err = osexec.LookPath(bin); err != nil {
+	if bin, err = exec.LookPath(bin); err != nil {
 		return nil, fmt.Errorf("find pg_restore: %w", err)
 	}
 	dir, err := os.MkdirTemp("", "lifeboat-restore-")
@@ -158,7 +158,7 @@ func (u *dump) checkOwners(ctx context.Context, conn *pgconn.PgConn) error {
 
 // run starts pg_restore and gives what it prints.
 func (u *dump) run(ctx context.Context, args ...string) ([]byte, error) {
-	cmd := osexec.CommandContext(ctx, u.bin, args...)
+	cmd := exec.CommandContext(ctx, u.bin, args...)
 	cmd.Env = u.environment()
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs

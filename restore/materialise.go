@@ -216,7 +216,7 @@ func (r *run) putBack(ctx context.Context, table string, c history.IdentityChang
 	default:
 		return nil // it was full before us
 	}
-	err := exec(ctx, r.conn, "ALTER TABLE ONLY "+table+" REPLICA IDENTITY "+to)
+	err := runSQL(ctx, r.conn, "ALTER TABLE ONLY "+table+" REPLICA IDENTITY "+to)
 	var pe *pgconn.PgError
 	if errors.As(err, &pe) {
 		r.report.Notes = append(r.report.Notes, fmt.Sprintf("the replica identity of %s stays full: %s", table, pe.Message))
@@ -236,7 +236,7 @@ JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'm' A
 		}
 		done := 0
 		for _, row := range rows {
-			err := exec(ctx, r.conn, "REFRESH MATERIALIZED VIEW "+row[0])
+			err := runSQL(ctx, r.conn, "REFRESH MATERIALIZED VIEW "+row[0])
 			var pe *pgconn.PgError
 			switch {
 			case err == nil:
@@ -272,7 +272,7 @@ func (r *run) analyze(ctx context.Context) error {
 			}
 			defer closeConn(conn)
 			for j := range work {
-				if err := exec(ctx, conn, "ANALYZE "+ident(j.target.Schema, j.target.Name)); err != nil {
+				if err := runSQL(ctx, conn, "ANALYZE "+ident(j.target.Schema, j.target.Name)); err != nil {
 					return fmt.Errorf("analyze table %s: %w", j.name, err)
 				}
 			}

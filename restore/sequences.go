@@ -73,7 +73,7 @@ JOIN pg_catalog.pg_class c ON c.oid = s.seqrelid JOIN pg_catalog.pg_namespace n 
 	if set == 0 {
 		return 0, nil
 	}
-	if err := exec(ctx, conn, b.String()); err != nil {
+	if err := runSQL(ctx, conn, b.String()); err != nil {
 		return 0, fmt.Errorf("set the sequences: %w", err)
 	}
 	return set, nil

@@ -54,7 +54,7 @@ func (d *database) claim(ctx context.Context, conn *pgconn.PgConn, p *Plan) (not
 		}
 		return nil, fmt.Errorf("restore into database %s: %w: it has %s; make a new one (createdb) and restore into that", d.name, ErrNotEmpty, strings.Join(what, ", "))
 	}
-	err = exec(ctx, conn, `BEGIN; CREATE SCHEMA lifeboat;
+	err = runSQL(ctx, conn, `BEGIN; CREATE SCHEMA lifeboat;
 CREATE TABLE lifeboat.restore_state (started timestamptz, lineage text, point text, phase text, plan text, extensions text[], database_comment text);
 INSERT INTO lifeboat.restore_state SELECT pg_catalog.now(), `+literal(p.Lineage)+`, `+literal(p.Point.String())+`, 'begun', `+literal(p.String())+`,
  ARRAY(SELECT extname::text FROM pg_catalog.pg_extension), pg_catalog.shobj_description((SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()), 'pg_database');
@@ -62,7 +62,7 @@ COMMIT`)
 	if err != nil {
 		return nil, fmt.Errorf("mark the target as unfinished: %w", err)
 	}
-	err = exec(ctx, conn, "COMMENT ON DATABASE "+ident(d.name)+" IS "+
+	err = runSQL(ctx, conn, "COMMENT ON DATABASE "+ident(d.name)+" IS "+
 		literal("UNFINISHED Lifeboat restore to "+p.Point.String()+": do not use; see lifeboat.restore_state"))
 	if err != nil {
 		notes = append(notes, fmt.Sprintf("the database has no comment that says it is unfinished, only lifeboat.restore_state: %v", err))
@@ -99,7 +99,7 @@ AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend e WHERE e.classid = 'pg_catalog
 		for _, r := range rows {
 			names = append(names, r[0])
 		}
-		if err := exec(ctx, conn, "DROP TABLE IF EXISTS "+strings.Join(names, ", ")+" CASCADE"); err != nil {
+		if err := runSQL(ctx, conn, "DROP TABLE IF EXISTS "+strings.Join(names, ", ")+" CASCADE"); err != nil {
 			return fmt.Errorf("drop the tables of the unfinished restore: %w", err)
 		}
 	}
@@ -115,7 +115,7 @@ UNION ALL SELECT pg_catalog.format('DROP SCHEMA IF EXISTS %I CASCADE', n.nspname
 		return err
 	}
 	for _, r := range rows {
-		if err := exec(ctx, conn, r[0]); err != nil {
+		if err := runSQL(ctx, conn, r[0]); err != nil {
 			return fmt.Errorf("drop the objects of the unfinished restore: %w", err)
 		}
 	}
@@ -126,13 +126,13 @@ UNION ALL SELECT pg_catalog.format('DROP SCHEMA IF EXISTS %I CASCADE', n.nspname
 		public += "ALTER SCHEMA public OWNER TO pg_database_owner;"
 	}
 	public += "COMMENT ON SCHEMA public IS 'standard public schema'"
-	if err := exec(ctx, conn, public); err != nil {
+	if err := runSQL(ctx, conn, public); err != nil {
 		var pe *pgconn.PgError
 		if !errors.As(err, &pe) {
 			return err
 		}
 	}
-	return exec(ctx, conn, d.unmark())
+	return runSQL(ctx, conn, d.unmark())
 }
 
 // unmark is the statement that ends the unfinished state, comment and all.
@@ -147,16 +147,16 @@ END $$`
 
 // phase notes how far the restore is, for whoever finds the database.
 func (d *database) phase(ctx context.Context, conn *pgconn.PgConn, p Phase) error {
-	return exec(ctx, conn, "UPDATE lifeboat.restore_state SET phase = "+literal(string(p)))
+	return runSQL(ctx, conn, "UPDATE lifeboat.restore_state SET phase = "+literal(string(p)))
 }
 
 // finish takes the marks away (P3). It waits for the disk: a crash right after
 // leaves a restore that is whole.
 func (d *database) finish(ctx context.Context, conn *pgconn.PgConn) error {
-	if err := exec(ctx, conn, "SET synchronous_commit = on"); err != nil {
+	if err := runSQL(ctx, conn, "SET synchronous_commit = on"); err != nil {
 		return err
 	}
-	if err := exec(ctx, conn, d.unmark()); err != nil {
+	if err := runSQL(ctx, conn, d.unmark()); err != nil {
 		return fmt.Errorf("mark the target as finished: %w", err)
 	}
 	return nil
