@@ -7,6 +7,7 @@ import (
 
 	"lifeboat.im/lifeboat/chunkstore"
 	"lifeboat.im/lifeboat/chunkstore/storetest"
+	"lifeboat.im/lifeboat/history"
 	"lifeboat.im/lifeboat/record"
 )
 
@@ -46,7 +47,7 @@ func fillOdd() []string {
 		`ALTER TABLE refs DISABLE TRIGGER loud`,
 		`ALTER TABLE accounts ADD CONSTRAINT later CHECK (balance > 10) NOT VALID`,
 		`CREATE PUBLICATION lifeboat FOR TABLE accounts`,
-		`CREATE PUBLICATION theirs FOR TABLE bag`,
+		`CREATE PUBLICATION theirs FOR TABLE bag WITH (publish = 'insert')`,
 		`ALTER TABLE accounts REPLICA IDENTITY FULL`,
 	}
 }
@@ -58,7 +59,7 @@ func walk(l *lab) (points []record.Transaction, rows []map[string][]string) {
 		rows = append(rows, l.snapshotRows())
 	}
 	keep(l.change(`UPDATE accounts SET balance = balance + 100 WHERE id % 3 = 0`))
-	keep(l.change(`DELETE FROM bag WHERE ctid IN (SELECT ctid FROM bag WHERE a = 3 LIMIT 7)`, `INSERT INTO bag VALUES (NULL, NULL), (NULL, NULL), (3, 'b1')`))
+	keep(l.change(`DELETE FROM ONLY bag WHERE ctid IN (SELECT ctid FROM ONLY bag WHERE a = 3 LIMIT 7)`, `INSERT INTO bag VALUES (NULL, NULL), (NULL, NULL), (3, 'b1')`))
 	keep(l.change(`UPDATE accounts SET id = id + 10000 WHERE id BETWEEN 500 AND 600`, `DELETE FROM nothing WHERE ctid = '(0,2)'`))
 	keep(l.change(`DELETE FROM "we ""ird"."Tab le" WHERE "Key one" < 10`, `INSERT INTO always (v) VALUES ('new'), ('newer')`))
 	keep(l.change(`INSERT INTO accounts VALUES (500, 12345, 'back again')`, `DELETE FROM part WHERE id > 1500`, `UPDATE child SET b = 'd' WHERE a < 5`))
@@ -205,5 +206,45 @@ func TestP5_DigestsAreThoseOfTheCommit(t *testing.T) {
 	}
 	if d.Query(t, `SELECT count(*) FROM lifeboat.restore_state`)[0][0] != "1" {
 		t.Fatal("not marked as unfinished")
+	}
+}
+
+func TestSchemaArrivesWhole(t *testing.T) {
+	l := newSource(t, append(oddSchema(), fillOdd()...)...)
+	accounts := l.rel("accounts")
+	check(t, l.w.Note(t.Context(), history.Note{Kind: history.NoteIdentity, Identities: []history.IdentityChange{
+		{Table: accounts.OID, Schema: "public", Name: "accounts", Old: 'd'},
+	}}))
+	l.change(`INSERT INTO always (v) SELECT 'w' FROM generate_series(1, 10)`)
+	old := l.change(`SELECT nextval('down')`, `INSERT INTO bag VALUES (1)`)
+	l.change(`SELECT nextval('down') FROM generate_series(1, 3)`, `INSERT INTO always (v) VALUES ('x')`)
+	d, report, err := l.restore("latest", Options{})
+	check(t, err)
+	for sql, want := range map[string]string{
+		`SELECT string_agg(pubname, ',') FROM pg_publication`:            "theirs",
+		`SELECT relreplident FROM pg_class WHERE relname = 'accounts'`:   "d",
+		`SELECT convalidated FROM pg_constraint WHERE conname = 'later'`: "f",
+		`SELECT tgenabled FROM pg_trigger WHERE tgname = 'loud'`:         "D",
+		`SELECT n FROM m2`:                                            "3000",
+		`SELECT sum(twice) > 0 FROM always`:                           "t",
+		`SELECT count(*) FROM pg_indexes WHERE schemaname = 'public'`: "9",
+		`SELECT nextval('down')`:                                      "-66",
+		`SELECT nextval('always_id_seq')`:                             "112",
+		`SELECT nextval('refs_id_seq')`:                               "41",
+		`SELECT count(*) FROM ONLY bag`:                               "501",
+		`SELECT bool_and(reltuples >= 0) FROM pg_class WHERE relname IN ('accounts', 'always')`: "t",
+	} {
+		if have := d.Query(t, sql)[0][0]; have != want {
+			t.Errorf("%s: have %s, want %s", sql, have, want)
+		}
+	}
+	if report.Sequences != 3 {
+		t.Errorf("%d sequences", report.Sequences)
+	}
+	// At an older commit a sequence takes the first sample at or after it.
+	d, _, err = l.restore("lsn:"+old.End.String(), Options{})
+	check(t, err)
+	if have := d.Query(t, `SELECT nextval('down')`)[0][0]; have != "-56" && have != "-51" {
+		t.Errorf("down: %s", have)
 	}
 }
