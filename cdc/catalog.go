@@ -83,6 +83,9 @@ type Table struct {
 	Owned bool
 
 	heap  bool   // has ctids (access method heap)
+	owner string // the role
+	extra bool   // not captured by its nature: foreign, unlogged, an extension's
+	rls   bool   // row level security hides rows from our role
 	attrs string // attnum:xmin of every column, dropped ones too
 }
 
