@@ -1,0 +1,72 @@
+# Everything is installed into .tools and .lifeboat-demo, nowhere else.
+
+TOOLS      := .tools
+PG18       := 18.6.3
+PG15       := 15.18.0-beta.17
+GO         ?= go
+FUZZTIME   ?= 10s
+SOAKTIME   ?= 30m
+
+pg18 := $(TOOLS)/.pg18-$(PG18)
+pg15 := $(TOOLS)/.pg15-$(PG15)
+bin  := $(TOOLS)/bin/.done
+
+.PHONY: help tools build check test race bench soak fuzz demo demo-clean clean
+.DELETE_ON_ERROR:
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
+
+tools: $(pg18) $(pg15) $(bin) ## install PostgreSQL 18 and 15, gofumpt and staticcheck into .tools
+
+$(pg18):
+	internal/tools/install pg18 $(PG18) $(TOOLS)
+	@touch $@
+
+$(pg15): | $(pg18)
+	internal/tools/install pg15 $(PG15) $(TOOLS)
+	@touch $@
+
+$(bin): internal/tools/go.mod internal/tools/go.sum
+	@mkdir -p $(TOOLS)/bin
+	cd internal/tools && GOBIN="$(abspath $(TOOLS))/bin" $(GO) install tool
+	@touch $@
+
+build: ## build ./lifeboat
+	$(GO) build -o lifeboat ./cmd/lifeboat
+
+check: $(bin) ## formatting, vet, staticcheck
+	@bad=$$($(TOOLS)/bin/gofumpt -l $$(git ls-files '*.go')); [ -z "$$bad" ] || { echo "not formatted (gofumpt -w):"; echo "$$bad"; exit 1; }
+	$(GO) vet ./...
+	$(TOOLS)/bin/staticcheck ./...
+
+test: tools build check ## everything; a missing real part is a failure
+	LIFEBOAT_REQUIRE=all $(GO) test -p 2 -timeout 25m ./...
+	@$(MAKE) --no-print-directory race
+
+# The race detector needs a C compiler. These rooms share state between goroutines.
+race:
+	@if command -v $${CC:-cc} >/dev/null || command -v gcc >/dev/null; then \
+		set -x; LIFEBOAT_REQUIRE=all CGO_ENABLED=1 $(GO) test -race -short -p 2 -timeout 15m ./chunkstore/... ./history/... ./agent/...; \
+	else echo "no race detector: it needs a C compiler. Type: sudo apt-get install gcc"; fi
+
+bench: tools build ## figures, with misses
+	LIFEBOAT_REQUIRE=all $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 60m ./...
+
+soak: tools build ## the random tests for SOAKTIME (30m)
+	LIFEBOAT_REQUIRE=all LIFEBOAT_SOAK=$(SOAKTIME) $(GO) test -p 1 -run 'Soak|Random|Model' -count 1 -timeout 0 ./history/... ./agent/...
+
+fuzz: ## each fuzz target for FUZZTIME (10s)
+	@for p in $$($(GO) list ./...); do \
+		for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz'); do \
+			echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p || exit 1; \
+		done; done
+
+demo: $(pg18) build ## an accident on a real database, and the way back
+	$(GO) run ./internal/demo
+
+demo-clean: ## remove what make demo made
+	$(GO) run ./internal/demo -clean
+
+clean: demo-clean ## remove everything that these targets made
+	rm -rf lifeboat $(TOOLS)
