@@ -227,8 +227,8 @@ func TestSchemaArrivesWhole(t *testing.T) {
 		`SELECT tgenabled FROM pg_trigger WHERE tgname = 'loud'`:         "D",
 		`SELECT n FROM m2`:                                            "3000",
 		`SELECT sum(twice) > 0 FROM always`:                           "t",
-		`SELECT count(*) FROM pg_indexes WHERE schemaname = 'public'`: "9",
-		`SELECT nextval('down')`:                                      "-66",
+		`SELECT count(*) FROM pg_indexes WHERE schemaname = 'public'`: "7",
+		`SELECT nextval('down')`:                                      "-71",
 		`SELECT nextval('always_id_seq')`:                             "112",
 		`SELECT nextval('refs_id_seq')`:                               "41",
 		`SELECT count(*) FROM ONLY bag`:                               "501",
@@ -244,7 +244,7 @@ func TestSchemaArrivesWhole(t *testing.T) {
 	// At an older commit a sequence takes the first sample at or after it.
 	d, _, err = l.restore("lsn:"+old.End.String(), Options{})
 	check(t, err)
-	if have := d.Query(t, `SELECT nextval('down')`)[0][0]; have != "-56" && have != "-51" {
+	if have := d.Query(t, `SELECT nextval('down')`)[0][0]; have != "-56" {
 		t.Errorf("down: %s", have)
 	}
 }
