@@ -94,6 +94,14 @@ func TestRowCutBorders(t *testing.T) {
 	if c.Row(nil, 0) || c.Row(nil, -5) {
 		t.Error("a row of no bytes cuts an empty chunk")
 	}
+	c.size = 4*c.l - 1
+	if !c.Row([]byte("k"), 1) {
+		t.Error("no cut at 4 L")
+	}
+	c.size = 4*c.l - 2
+	if c.Row([]byte("k"), 1) {
+		t.Error("a row of one byte cuts below 4 L (once in 10,000 keys)")
+	}
 	c.Row([]byte("k"), 5000)
 	c.Reset()
 	if c.size != 0 {

@@ -134,6 +134,26 @@ func TestGoldenObject(t *testing.T) {
 	}
 }
 
+// S4: a seal that opens and a trailer that matches do not make another plaintext
+// that of d (AES-GCM commits to no key, and an agent's keys may be stolen).
+func TestS4_PlaintextMustBeThatOfD(t *testing.T) {
+	b := &oneKey{}
+	s := New(b, fixedKeys())
+	p, err := s.Put(t.Context(), KindRows, []byte("1\tone\n"), Fast)
+	if err != nil {
+		t.Fatal(err)
+	}
+	forged := s.seal(nil, KindRows, p.Ref.D, []byte("1\tTWO\n"), Fast)
+	trailer := s.trailerOf(p.Name, forged)
+	b.objects[p.Name.Key()] = append(forged, trailer[:]...)
+	if got, err := s.Get(t.Context(), KindRows, p.Ref); !errors.Is(err, ErrDamaged) {
+		t.Errorf("get: %q, %v", got, err)
+	}
+	if again, err := s.Put(t.Context(), KindRows, []byte("1\tone\n"), Fast); err != nil || !again.New {
+		t.Errorf("put: %+v, %v", again, err)
+	}
+}
+
 // S5: what is sealed is opened and compared before it is sent.
 func TestS5_WhatDoesNotOpenIsNotSent(t *testing.T) {
 	plaintext := bytes.Repeat([]byte("x\ty\n"), 1000)

@@ -312,6 +312,22 @@ func TestS4_WrongReference(t *testing.T) {
 	}
 }
 
+// S3: also a replacement that is damaged in its turn is replaced.
+func TestS3_DamagedReplacement(t *testing.T) {
+	s, m := newStore(t)
+	b := rows(10_000, 9)
+	seen := map[chunkstore.Gen]bool{}
+	for range 3 {
+		p := put(t, s, chunkstore.KindRows, b, chunkstore.Fast)
+		if !p.New || seen[p.Ref.Gen] {
+			t.Errorf("put: %+v", p)
+		}
+		seen[p.Ref.Gen] = true
+		wantGet(t, s, chunkstore.KindRows, p.Ref, b)
+		m.Corrupt(p.Name.Key(), 100)
+	}
+}
+
 func TestVersionIsNotDamage(t *testing.T) {
 	s, m := newStore(t)
 	p := put(t, s, chunkstore.KindRows, []byte("x"), chunkstore.Fast)
@@ -382,6 +398,13 @@ func TestCondemnedNamesAreNeverUsedAgain(t *testing.T) {
 	condemn(late, run2, first.Name)
 	if p := put(t, late, chunkstore.KindRows, b, chunkstore.Fast); p.Ref.Gen != run2 {
 		t.Errorf("condemned by run 2: %+v", p)
+	}
+	// A name condemned by both.
+	both := chunkstore.New(m, testKeys())
+	condemn(both, run1, first.Name)
+	condemn(both, run2, first.Name)
+	if p := put(t, both, chunkstore.KindRows, b, chunkstore.Fast); p.Ref.Gen != run2 {
+		t.Errorf("condemned by both runs: %+v", p)
 	}
 	// Every generation condemned, by false matches: a random one.
 	condemn(s, run2, third.Name)
