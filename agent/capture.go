@@ -44,7 +44,6 @@ type capture struct {
 	// received is the end of the newest received commit or idle position; durable is
 	// where the log stood when the stream began.
 	received, durable record.LSN
-	moved             sync.Cond // received moved
 	certain           record.LSN
 
 	// Owned by the stream's goroutine.
@@ -95,7 +94,7 @@ func newCapture(store *chunkstore.Store, digest chunkstore.Secret, durable recor
 		received: durable, durable: durable,
 		seen: map[uint32]*streamTable{}, puts: make(chan struct{}, 2),
 	}
-	c.room.L, c.moved.L = &c.mu, &c.mu
+	c.room.L = &c.mu
 	return c
 }
 
@@ -443,7 +442,6 @@ func (c *capture) Commit(commit, end record.LSN, at record.Time) error {
 	} else if !c.cur.empty() {
 		c.cur.end = max(c.cur.end, end)
 	}
-	c.moved.Broadcast()
 	if c.cur.size() >= c.limit {
 		if err := c.close(); err != nil {
 			return err
@@ -533,7 +531,6 @@ func (c *capture) Idle(position record.LSN) error {
 	defer c.mu.Unlock()
 	if position > c.received {
 		c.received = position
-		c.moved.Broadcast()
 	}
 	return c.stopped
 }
@@ -559,7 +556,6 @@ func (c *capture) stop(err error) {
 		c.stopped = err
 	}
 	c.room.Broadcast()
-	c.moved.Broadcast()
 }
 
 // take gives the next batch that is due: a closed one, or the current one when it
@@ -602,26 +598,4 @@ func (c *capture) takeNotes() []history.Note {
 	n := c.notes
 	c.notes = nil
 	return n
-}
-
-// waitReceived blocks until the stream has delivered everything up to lsn.
-func (c *capture) waitReceived(ctx context.Context, lsn record.LSN) error {
-	stop := context.AfterFunc(ctx, func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.moved.Broadcast()
-	})
-	defer stop()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for c.received < lsn {
-		if c.stopped != nil {
-			return c.stopped
-		}
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		c.moved.Wait()
-	}
-	return nil
 }

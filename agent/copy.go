@@ -22,6 +22,8 @@ const (
 	bigTable = 64 << 20
 	// copyRetry is how long a table that was in use is left alone.
 	copyRetry = 2 * time.Second
+	// maxProofs bounds the copies that wait for their verdict.
+	maxProofs = 64
 )
 
 // copier copies tables: the first base, late tables, rewrites and refreshes, all
@@ -29,6 +31,8 @@ const (
 type copier struct {
 	a    *agent
 	wake chan struct{}
+	// proofs are the copies that wait for the stream to reach them.
+	proofs *errgroup.Group
 
 	mu   sync.Mutex
 	cat  *cdc.Catalog
@@ -46,16 +50,25 @@ func (k *copier) offer(cat *cdc.Catalog) {
 func (k *copier) run(ctx context.Context) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
+	var pctx context.Context
+	k.proofs, pctx = errgroup.WithContext(ctx)
+	k.proofs.SetLimit(maxProofs)
+	defer k.proofs.Wait() //nolint:errcheck // its error is the cause of pctx below
 	for {
-		if err := k.round(ctx); err != nil {
+		if err := k.round(pctx); err != nil {
 			if ctx.Err() != nil {
 				return nil
 			}
-			return err
+			return errors.Join(err, context.Cause(pctx))
 		}
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-pctx.Done():
+			if ctx.Err() != nil {
+				return nil
+			}
+			return context.Cause(pctx)
 		case <-k.wake:
 		case <-tick.C:
 		}
@@ -76,7 +89,7 @@ func (k *copier) wanted() (big, small []cdc.Table) {
 	for i := range k.cat.Tables {
 		ct := &k.cat.Tables[i]
 		t := c.tables[ct.Relation.OID]
-		if t == nil || t.wanted == "" || !ct.InPublication || !ct.Settled || now.Before(k.wait[t.oid]) || t.fingerprint != ct.Fingerprint {
+		if t == nil || t.wanted == "" || t.proving || !ct.InPublication || !ct.Settled || now.Before(k.wait[t.oid]) || t.fingerprint != ct.Fingerprint {
 			continue
 		}
 		if ct.Bytes >= bigTable {
@@ -94,27 +107,42 @@ func (k *copier) round(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(workers)
 	for i := range small {
-		g.Go(func() error { return k.one(gctx, small[i], 1) })
+		g.Go(func() error { return k.one(gctx, ctx, small[i], 1) })
 	}
 	if err := g.Wait(); err != nil {
 		return err
 	}
 	for i := range big {
-		if err := k.one(ctx, big[i], workers); err != nil {
+		if err := k.one(ctx, ctx, big[i], workers); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// one copies one table, or puts it off when it is in use.
-func (k *copier) one(ctx context.Context, ct cdc.Table, workers int) error {
-	err := k.a.copyTable(ctx, ct, workers)
+// one copies one table, or puts it off when it is in use. The verdict outlives the
+// round: it has the copier's context.
+func (k *copier) one(ctx, whole context.Context, ct cdc.Table, workers int) error {
+	p, err := k.a.copyTable(ctx, ct, workers)
+	if err != nil {
+		return k.putOff(ct, err)
+	}
+	k.a.capture.setProving(ct.Relation.OID, true)
+	k.proofs.Go(func() error {
+		err := p.finish(whole)
+		k.a.capture.setProving(ct.Relation.OID, false)
+		if err != nil {
+			err = k.putOff(ct, err)
+		}
+		signal(k.a.capture.asked)
+		return err
+	})
+	return nil
+}
+
+func (k *copier) putOff(ct cdc.Table, err error) error {
 	later := copyRetry
 	switch {
-	case err == nil:
-		signal(k.a.capture.asked)
-		return nil
 	case errors.Is(err, cdc.ErrTooLong):
 		k.a.log.Warn("copy stopped: it takes longer than copy_max", "table", ct.Relation.String(), "err", err.Error())
 		later = time.Hour
@@ -132,58 +160,80 @@ func (k *copier) one(ctx context.Context, ct cdc.Table, workers int) error {
 	return nil
 }
 
-// copyTable copies one table and appends its base. A crash before the entry
-// leaves chunks that the next copy meets again; after it, the base counts.
-func (a *agent) copyTable(ctx context.Context, ct cdc.Table, workers int) error {
-	began := a.now()
+// proof is a finished copy that waits for the stream to reach its exact-from.
+type proof struct {
+	a          *agent
+	began      time.Time
+	snapshotAt time.Time
+	copied     *cdc.Copied
+	sinks      []*sink
+	k          *tracker
+}
+
+// copyTable reads a table under one snapshot; its chunks are in the store when it
+// returns. A crash before the entry leaves chunks that the next copy meets again.
+func (a *agent) copyTable(ctx context.Context, ct cdc.Table, workers int) (*proof, error) {
+	p := &proof{a: a, began: a.now()}
 	c := a.capture
-	var k *tracker
-	var sinks []*sink
-	copied, err := a.source.Copy(ctx, ct, cdc.CopyOptions{
+	var err error
+	p.copied, err = a.source.Copy(ctx, ct, cdc.CopyOptions{
 		Workers: workers, NotBefore: a.opening.XMax, Max: a.o.Tuning.CopyMax,
 		Position: func(s record.Snapshot) record.LSN {
 			c.mu.Lock()
 			defer c.mu.Unlock()
-			k = c.track(ct.Relation.OID, s)
-			return k.received
+			p.k = c.track(ct.Relation.OID, s)
+			p.snapshotAt = a.now()
+			return p.k.received
 		},
 	}, func(int) cdc.LineSink {
 		s := newSink(ctx, a, &ct.Relation)
-		sinks = append(sinks, s)
+		p.sinks = append(p.sinks, s)
 		return s
 	})
-	defer func() {
-		if k != nil {
-			c.mu.Lock()
-			delete(c.trackers, k)
-			c.mu.Unlock()
-		}
-	}()
+	if err == nil && !p.copied.Table.Relation.Equal(&ct.Relation) {
+		err = fmt.Errorf("its definition: %w", cdc.ErrChanged)
+	}
+	if err != nil {
+		p.untrack()
+		return nil, err
+	}
+	return p, nil
+}
+
+func (p *proof) untrack() {
+	if p.k != nil {
+		p.a.capture.mu.Lock()
+		delete(p.a.capture.trackers, p.k)
+		p.a.capture.mu.Unlock()
+	}
+}
+
+// finish waits for the stream, appends the base and speaks the verdict. A crash
+// before the entry leaves chunks only; after it the base counts, and the next
+// agent goes on from its digest.
+func (p *proof) finish(ctx context.Context) error {
+	defer p.untrack()
+	a, c := p.a, p.a.capture
+	exact, err := a.source.Settle(ctx, p.copied.ExactFrom, p.snapshotAt, c.position)
 	if err != nil {
 		return err
 	}
-	if !copied.Table.Relation.Equal(&ct.Relation) {
-		return fmt.Errorf("its definition: %w", cdc.ErrChanged)
-	}
-	if err := c.waitReceived(ctx, copied.ExactFrom); err != nil {
-		return err
-	}
 	base := &history.Base{
-		Relation: copied.Table.Relation, Snapshot: copied.Snapshot,
-		ExactFrom: copied.ExactFrom, TypeFingerprint: copied.TypeFingerprint,
+		Relation: p.copied.Table.Relation, Snapshot: p.copied.Snapshot,
+		ExactFrom: exact, TypeFingerprint: p.copied.TypeFingerprint, Fingerprint: p.copied.Table.Fingerprint,
 	}
 	var reach []chunkstore.Name
-	var fresh, stored int64
-	for _, s := range sinks {
+	var fresh int64
+	for _, s := range p.sinks {
 		base.Pieces = append(base.Pieces, s.pieces...)
 		base.Digest.Add(s.digest)
 		base.Bytes += s.bytes
 		reach = append(reach, s.reach...)
-		fresh, stored = fresh+s.fresh, stored+s.stored
+		fresh += s.fresh
 	}
 	c.mu.Lock()
-	base.RecordsFrom = k.from()
-	predicted, known, broken := k.predicted, k.known, k.broken
+	base.RecordsFrom = min(p.k.from(), exact)
+	predicted, known, broken := p.k.predicted, p.k.known, p.k.broken
 	c.mu.Unlock()
 	if broken != "" {
 		return fmt.Errorf("%s: %w", broken, cdc.ErrChanged)
@@ -191,10 +241,10 @@ func (a *agent) copyTable(ctx context.Context, ct cdc.Table, workers int) error 
 	if err := a.writer.Base(ctx, base, reach); err != nil {
 		return err
 	}
-	a.log.Info("table copied", "table", ct.Relation.String(), "rows", base.Digest.Count, "bytes", base.Bytes,
-		"new_bytes", fresh, "exact_from", base.ExactFrom.String(), "took", a.now().Sub(began).Round(time.Millisecond).String())
+	a.log.Info("table copied", "table", base.Relation.String(), "rows", base.Digest.Count, "bytes", base.Bytes,
+		"new_bytes", fresh, "exact_from", base.ExactFrom.String(), "took", a.now().Sub(p.began).Round(time.Millisecond).String())
 	a.progress()
-	return a.verdict(ctx, ct.Relation.OID, base, k, predicted, known)
+	return a.verdict(ctx, base.Relation.OID, base, p.k, predicted, known)
 }
 
 // verdict holds the copy against the prediction and makes it the table's base.
@@ -250,7 +300,6 @@ type sink struct {
 	digest  record.Digest
 	bytes   int64
 	fresh   int64
-	stored  int64
 	touched time.Time
 }
 
@@ -307,7 +356,6 @@ func (s *sink) flush() error {
 	}
 	s.pieces = append(s.pieces, history.Piece{Rows: &p.Ref})
 	s.reach = append(s.reach, p.Name)
-	s.stored += p.Stored
 	if p.New {
 		s.fresh += p.Stored
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"lifeboat.im/lifeboat/cdc"
 	"lifeboat.im/lifeboat/history"
@@ -82,9 +83,14 @@ func liveTable(ctx context.Context, src *cdc.Source, log *history.Log, s *histor
 		return out, nil
 	}
 	var sinks []*digestSink
+	var snapshotAt time.Time
 	copied, err := src.Copy(ctx, *t, cdc.CopyOptions{
 		Workers: o.Tuning.Workers, Max: o.Tuning.CopyMax,
 		NotBefore: v.Epochs[len(v.Epochs)-1].XMax,
+		Position: func(record.Snapshot) record.LSN {
+			snapshotAt = o.Now()
+			return 0
+		},
 	}, func(int) cdc.LineSink {
 		d := &digestSink{hasher: record.NewHasher(s.Digest[:], rel.Schema, rel.Name)}
 		sinks = append(sinks, d)
@@ -102,7 +108,7 @@ func liveTable(ctx context.Context, src *cdc.Source, log *history.Log, s *histor
 		live.Add(d.sum)
 	}
 	out.Rows = live.Count
-	want, why, err := expected(ctx, log, s, o, *base, copied)
+	want, why, err := expected(ctx, src, log, s, o, *base, copied, snapshotAt)
 	if err != nil || why != "" {
 		out.Why = why
 		return out, err
@@ -115,18 +121,23 @@ func liveTable(ctx context.Context, src *cdc.Source, log *history.Log, s *histor
 
 // expected computes the digest of the table under the copy's snapshot from what
 // the repository holds.
-func expected(ctx context.Context, log *history.Log, s *history.Secrets, o Options, info history.BaseInfo, copied *cdc.Copied) (sum record.Digest, why string, err error) {
+func expected(ctx context.Context, src *cdc.Source, log *history.Log, s *history.Secrets, o Options, info history.BaseInfo, copied *cdc.Copied, snapshotAt time.Time) (sum record.Digest, why string, err error) {
 	// A note makes an idle agent store its position at once.
 	nudge := history.Note{Kind: history.NoteUnpin, Name: "verify --live"}
 	if err := log.AppendNote(ctx, nudge); err != nil {
 		return sum, "", err
 	}
-	if err := waitDurable(ctx, log, copied.ExactFrom, o.Now); err != nil {
-		return sum, "", fmt.Errorf("is `lifeboat run` running? %w", err)
-	}
-	v, err := log.Load(ctx)
+	var v *history.View
+	wait, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	_, err = src.Settle(wait, copied.ExactFrom, snapshotAt, func() (record.LSN, error) {
+		if v, err = log.Load(wait); err != nil {
+			return 0, err
+		}
+		return v.Durable, nil
+	})
 	if err != nil {
-		return sum, "", err
+		return sum, "", fmt.Errorf("is `lifeboat run` running? %w", err)
 	}
 	base, err := v.Base(ctx, info)
 	if err != nil {
@@ -138,7 +149,7 @@ func expected(ctx context.Context, log *history.Log, s *history.Secrets, o Optio
 	sum = base.Digest
 	h := record.NewHasher(s.Digest[:], base.Relation.Schema, base.Relation.Name)
 	want := func(oid uint32) bool { return oid == info.Table }
-	err = v.Records(ctx, base.RecordsFrom, copied.ExactFrom, want, func(t *record.Transaction, rel *record.Relation, r *record.Record) error {
+	err = v.Records(ctx, base.RecordsFrom, v.Durable, want, func(t *record.Transaction, rel *record.Relation, r *record.Record) error {
 		if base.Snapshot.Sees(t.XID) || !copied.Snapshot.Sees(t.XID) {
 			return nil
 		}

@@ -102,10 +102,7 @@ func (a *agent) recoverBases(ctx context.Context, view *history.View, epoch uint
 		if err != nil {
 			return err
 		}
-		s := &history.TableState{Table: oid, Digest: b.Digest, Known: b.Relation.Identity == record.Full}
-		if old := out[oid]; old != nil {
-			s.Fingerprint = old.Fingerprint
-		}
+		s := &history.TableState{Table: oid, Digest: b.Digest, Known: b.Relation.Identity == record.Full, Fingerprint: b.Fingerprint}
 		out[oid] = s
 		tables[oid] = &running{
 			snap: b.Snapshot, from: b.RecordsFrom, state: s, shape: &b.Relation,
@@ -152,7 +149,8 @@ func (a *agent) recoverBases(ctx context.Context, view *history.View, epoch uint
 	})
 }
 
-// recoverSchema takes the tables' fingerprints from a schema note of the epoch.
+// recoverSchema takes fingerprints that nothing else knows from a schema note of
+// the epoch.
 func (a *agent) recoverSchema(ctx context.Context, view *history.View, epoch uint64, out recovered) error {
 	for _, info := range view.Schemas {
 		if info.Epoch != epoch {
@@ -163,9 +161,9 @@ func (a *agent) recoverSchema(ctx context.Context, view *history.View, epoch uin
 			return err
 		}
 		for _, t := range s.Tables {
-			if st := out[t.OID]; st != nil {
+			if st := out[t.OID]; st != nil && st.Fingerprint == [32]byte{} {
 				st.Fingerprint = t.Fingerprint
-			} else if t.Captured {
+			} else if st == nil && t.Captured {
 				out[t.OID] = &history.TableState{Table: t.OID, Fingerprint: t.Fingerprint}
 			}
 		}

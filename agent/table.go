@@ -36,6 +36,8 @@ type table struct {
 	resumed bool
 	// wanted: a copy is asked for; why is said in the log.
 	wanted string
+	// proving: a copy was read and waits for its verdict.
+	proving bool
 }
 
 func (t *table) name() string { return t.rel.String() }
@@ -170,4 +172,19 @@ func (c *capture) states() []history.TableState {
 		out = append(out, history.TableState{Table: oid, Digest: t.digest, Known: t.known, RecordBytes: t.recordBytes, Fingerprint: t.fingerprint})
 	}
 	return out
+}
+
+func (c *capture) setProving(oid uint32, on bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if t := c.tables[oid]; t != nil {
+		t.proving = on
+	}
+}
+
+// position is what was received so far, or why nothing more will be.
+func (c *capture) position() (record.LSN, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.received, c.stopped
 }

@@ -193,6 +193,8 @@ type Base struct {
 	Digest          record.Digest   `cbor:"6,keyasint"` // Digest.Count is the number of rows
 	Bytes           int64           `cbor:"7,keyasint"`
 	TypeFingerprint [32]byte        `cbor:"8,keyasint"`
+	// Fingerprint is the catalog's of the table under the snapshot.
+	Fingerprint [32]byte `cbor:"9,keyasint"`
 }
 
 // Piece is a run of a base's lines: a rows chunk of whole lines each with its
