@@ -210,6 +210,9 @@ func (s *Source) join(ctx context.Context, t *Table, exported string) (*reader, 
 	}
 	_, err = r.simple(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT "+literal(exported)+
 		"; LOCK TABLE ONLY "+qualified(t.Relation.Schema, t.Relation.Name)+" IN ACCESS SHARE MODE NOWAIT")
+	if code(err) == lockNotAvailable { // the leader has the lock: somebody stands between
+		err = fmt.Errorf("%w: %w", ErrYield, err)
+	}
 	if err != nil {
 		err = r.why(err)
 		r.end()
@@ -241,6 +244,9 @@ func (r *reader) why(err error) error {
 		return sinkErr.err
 	}
 	lost := r.IsClosed() && code(err) == "" && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
+	if errors.Is(err, ErrYield) {
+		return err
+	}
 	if r.freed || lost {
 		return fmt.Errorf("%w: %w", ErrYield, err)
 	}

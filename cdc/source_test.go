@@ -202,7 +202,7 @@ func TestTableFingerprint(t *testing.T) {
 		}
 		return f
 	}
-	last, lastTypes := tableOf(t, s, "t"), types()
+	last := tableOf(t, s, "t")
 	for _, sql := range []string{"TRUNCATE t", "VACUUM FULL t", "ALTER TABLE t REPLICA IDENTITY FULL", "CREATE INDEX ON t (v)", "ANALYZE t"} {
 		d.Exec(t, sql)
 		now := tableOf(t, s, "t")
@@ -222,7 +222,7 @@ func TestTableFingerprint(t *testing.T) {
 		}
 		last = now
 	}
-	lastTypes = types()
+	lastTypes := types()
 	for _, sql := range []string{
 		"ALTER TYPE mood RENAME VALUE 'a' TO 'b'", "ALTER TYPE mood ADD VALUE 'c'", "ALTER TYPE pair ADD ATTRIBUTE c text", "ALTER TYPE pair RENAME ATTRIBUTE a TO x",
 	} {
