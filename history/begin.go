@@ -80,7 +80,7 @@ func (w *Writer) Rotate(ctx context.Context, o Opening) error {
 
 // end closes the open epoch. The key of the next one is durable before.
 func (w *Writer) end(ctx context.Context, o Opening, absorb func(*entry) bool) error {
-	if _, err := freshKey(w.keys, w.view.Head.Epoch+1); err != nil {
+	if _, err := freshKey(w.keys, w.view.Head.Epoch+1, w.log.faults.replaceKey); err != nil {
 		return err
 	}
 	return w.addHeld(ctx, func(v *View) (draft, error) {
@@ -110,13 +110,14 @@ func (w *Writer) open(ctx context.Context, o Opening, before *View) error {
 			return err
 		}
 	}
-	key, err := freshKey(w.keys, next)
+	key, err := freshKey(w.keys, next, false)
 	if err != nil {
 		return err
 	}
 	if s.Wrapped, err = wrapKey(key, w.log.secrets.Recipient); err != nil {
 		return err
 	}
+	s.Check = keyCheck(key)
 	tables := slices.Clone(o.Tables)
 	if before != nil && v.Durable != before.Durable && v.Durable != o.Durable {
 		for i := range tables {
@@ -149,12 +150,12 @@ func (w *Writer) open(ctx context.Context, o Opening, before *View) error {
 // that is there was left by an opener that did not come to its entry, or whose
 // entry is met in a moment; it is used again, never replaced: if that entry exists,
 // replacing it would lose the only copy on this host.
-func freshKey(keys EpochKeys, epoch uint64) (chunkstore.Secret, error) {
+func freshKey(keys EpochKeys, epoch uint64, replace bool) (chunkstore.Secret, error) {
 	k, err := keys.Get(epoch)
-	if err == nil {
+	if err == nil && !replace {
 		return k, nil
 	}
-	if !errors.Is(err, ErrNoKey) {
+	if err != nil && !errors.Is(err, ErrNoKey) {
 		return k, err
 	}
 	k = chunkstore.NewSecret()

@@ -94,7 +94,7 @@ func (l *Log) body(ctx context.Context, at Position, want Kind) (*entry, []byte,
 	if e.kind != want {
 		return nil, nil, damaged(l.id.key(at), "it is a %s, not a %s", e.kind, want)
 	}
-	k, err := l.epochKey(ctx, e.keyEpoch())
+	k, err := l.epochKey(ctx, l.keys, e.keyEpoch())
 	if err != nil {
 		return nil, nil, err
 	}

@@ -85,26 +85,35 @@ func wrapKey(k chunkstore.Secret, recipient string) ([]byte, error) {
 	return out, nil
 }
 
+// keyCheck is what an epoch entry says of its key, so that a host can tell whether
+// the key it holds is the one: an opener that lost the race keeps one that is not.
+func keyCheck(k chunkstore.Secret) [16]byte {
+	c := k.Subkey("check")
+	return [16]byte(c[:16])
+}
+
 // epochKey gives the key of an epoch: from the host's keys, else from the epoch's
-// entry with the repository's identity.
-func (l *Log) epochKey(ctx context.Context, epoch uint64) (chunkstore.Secret, error) {
+// entry with the repository's identity. ErrNoKey when neither has it.
+func (l *Log) epochKey(ctx context.Context, keys EpochKeys, epoch uint64) (chunkstore.Secret, error) {
 	l.mu.Lock()
 	k, ok := l.opened[epoch]
 	l.mu.Unlock()
 	if ok {
 		return k, nil
 	}
-	if l.keys != nil {
-		k, err := l.keys.Get(epoch)
-		if err == nil || !errors.Is(err, ErrNoKey) || !l.secrets.CanRead() {
+	at := Position{Epoch: epoch}
+	none := fmt.Errorf("open bodies of epoch %d of %s: %w", epoch, l.id, ErrNoKey)
+	held := false
+	if keys != nil {
+		var err error
+		if k, err = keys.Get(epoch); err != nil && !errors.Is(err, ErrNoKey) {
 			return k, err
 		}
+		held = err == nil
 	}
-	id, err := l.secrets.identity()
-	if err != nil {
-		return k, fmt.Errorf("key of epoch %d of %s: %w", epoch, l.id, err)
+	if !held && !l.secrets.CanRead() {
+		return k, none
 	}
-	at := Position{Epoch: epoch}
 	e, err := l.get(ctx, at)
 	if err != nil {
 		return k, l.needed(at, err)
@@ -112,13 +121,40 @@ func (l *Log) epochKey(ctx context.Context, epoch uint64) (chunkstore.Secret, er
 	if e.sum.Epoch == nil {
 		return k, damaged(l.id.key(at), "no epoch entry")
 	}
-	b, err := openAge(e.sum.Epoch.Wrapped, []age.Identity{id})
-	if err != nil || len(b) != len(k) {
-		return k, fmt.Errorf("unwrap the key in %s: %w", l.id.key(at), errors.Join(err, chunkstore.ErrDamaged))
+	if !held || keyCheck(k) != e.sum.Epoch.Check {
+		if !l.secrets.CanRead() {
+			return chunkstore.Secret{}, none
+		}
+		if k, err = l.unwrap(e); err != nil {
+			return k, err
+		}
 	}
-	copy(k[:], b)
+	if held && l.secrets.Identity == "" {
+		return k, nil // asked again each time: after a merge the host must not have it
+	}
 	l.mu.Lock()
 	l.opened[epoch] = k
 	l.mu.Unlock()
+	return k, nil
+}
+
+// unwrap opens the key in an epoch entry with the repository's identity.
+func (l *Log) unwrap(e *entry) (chunkstore.Secret, error) {
+	var k chunkstore.Secret
+	id, err := l.secrets.identity()
+	if err != nil {
+		return k, err
+	}
+	b, err := openAge(e.sum.Epoch.Wrapped, []age.Identity{id})
+	if err == nil && len(b) != len(k) {
+		err = errorf("a key of %d bytes", len(b))
+	}
+	if err != nil {
+		return k, damaged(l.id.key(e.at), "unwrap the epoch's key: %w", err)
+	}
+	copy(k[:], b)
+	if keyCheck(k) != e.sum.Epoch.Check {
+		return k, damaged(l.id.key(e.at), "the epoch's key is not the one that was wrapped")
+	}
 	return k, nil
 }

@@ -125,20 +125,34 @@ type row struct {
 	table   uint32
 	op      record.Op
 	text    string
+	long    int // 1 + which long line it is; the model's alone
 }
 
 // segmentOf makes a segment after start with one transaction for each list of
 // rows; rows' end and ordinal are set.
 func segmentOf(start record.LSN, txs ...[]row) (*record.Segment, []row) {
-	s := &record.Segment{Start: start, End: start, Relations: testRelations()}
-	parts := map[bool]*record.Part{false: {Inline: []byte{}}, true: {Inline: []byte{}, Secret: true}}
+	var list []walTx
 	var all []row
 	for i, rows := range txs {
-		end := s.End + 100
+		t := walTx{end: start + 100*record.LSN(i+1), rows: rows}
+		for n := range rows {
+			rows[n].end, rows[n].ordinal = t.end, uint64(n)
+		}
+		list, all = append(list, t), append(all, rows...)
+	}
+	s, _ := segmentAt(start, list, nil)
+	return s, all
+}
+
+// segmentAt makes the segment of these transactions; long gives the extents of a
+// long line.
+func segmentAt(start record.LSN, txs []walTx, long func(int) ([]record.Extent, error)) (*record.Segment, error) {
+	s := &record.Segment{Start: start, End: start, Relations: testRelations()}
+	parts := map[bool]*record.Part{false: {}, true: {Secret: true}}
+	for i, t := range txs {
 		marked := map[bool]bool{}
-		for ordinal := range rows {
-			r := &rows[ordinal]
-			r.end, r.ordinal = end, uint64(ordinal)
+		for n := range t.rows {
+			r := &t.rows[n]
 			rel := r.table - 100
 			p := parts[s.Relations[rel].Secret]
 			if !marked[p.Secret] {
@@ -147,6 +161,13 @@ func segmentOf(start record.LSN, txs ...[]row) (*record.Segment, []row) {
 			}
 			rec := record.Record{Ordinal: r.ordinal, Relation: rel, Op: r.op}
 			line := record.Line{Text: []byte(r.text)}
+			if r.long > 0 {
+				ext, err := long(r.long)
+				if err != nil {
+					return nil, err
+				}
+				line = record.Line{Extents: ext}
+			}
 			if r.op == record.Delete {
 				rec.Old = line
 			} else {
@@ -155,18 +176,17 @@ func segmentOf(start record.LSN, txs ...[]row) (*record.Segment, []row) {
 			p.Inline = record.AppendRecord(p.Inline, &rec)
 			p.Records++
 		}
-		all = append(all, rows...)
 		s.Transactions = append(s.Transactions, record.Transaction{
-			XID: record.XID(end), Commit: end - 8, End: end, Time: record.Time(end), Records: uint64(len(rows)),
+			XID: record.XID(t.end), Commit: t.end - 8, End: t.end, Time: record.Time(t.end), Records: uint64(len(t.rows)),
 		})
-		s.End = end
+		s.End = t.end
 	}
 	for _, secret := range []bool{false, true} {
 		if parts[secret].Records > 0 {
 			s.Parts = append(s.Parts, *parts[secret])
 		}
 	}
-	return s, all
+	return s, nil
 }
 
 // readRows reads all rows in (after, until].
@@ -178,7 +198,7 @@ func readRows(ctx context.Context, v *View, after, until record.LSN, want func(u
 			l = r.Old
 		}
 		text, err := v.Line(ctx, l)
-		out = append(out, row{t.End, r.Ordinal, rel.OID, r.Op, string(text)})
+		out = append(out, row{end: t.End, ordinal: r.Ordinal, table: rel.OID, op: r.Op, text: string(text)})
 		return err
 	})
 	return out, err

@@ -62,7 +62,15 @@ func (w *Writer) Merge(ctx context.Context, epoch uint64) error {
 		}
 	}
 	if slices.ContainsFunc(v.Segments, func(g SegmentInfo) bool { return g.Epoch == epoch }) {
-		if err := w.mergeSegments(ctx, v, epoch); err != nil {
+		err := w.mergeSegments(ctx, v, epoch)
+		for range maxTries {
+			var c *ErrCondemned
+			if !errors.As(err, &c) {
+				break
+			}
+			err = w.mergeSegments(ctx, v, epoch) // its chunks get the next generation
+		}
+		if err != nil {
 			return fmt.Errorf("merge epoch %d of %s: %w", epoch, v.ID, err)
 		}
 		v = w.View()
@@ -80,7 +88,11 @@ func (w *Writer) Merge(ctx context.Context, epoch uint64) error {
 }
 
 func (w *Writer) mergeSegments(ctx context.Context, v *View, epoch uint64) error {
-	key, err := w.log.epochKeyOf(ctx, w.keys, epoch)
+	key, err := w.log.epochKey(ctx, w.keys, epoch)
+	if errors.Is(err, ErrNoKey) {
+		// A key that is here is that of an opener that lost the race: it opens nothing.
+		return errors.Join(err, w.keys.Remove(epoch))
+	}
 	if err != nil {
 		return err
 	}
@@ -114,15 +126,6 @@ func (w *Writer) mergeSegments(ctx context.Context, v *View, epoch uint64) error
 		return err
 	}
 	return w.add(ctx, func(*View) (draft, error) { return d, w.log.checkReach(reach) })
-}
-
-// epochKeyOf asks a writer's keys first, then the log's and the identity.
-func (l *Log) epochKeyOf(ctx context.Context, keys EpochKeys, epoch uint64) (chunkstore.Secret, error) {
-	k, err := keys.Get(epoch)
-	if err == nil || !errors.Is(err, ErrNoKey) {
-		return k, err
-	}
-	return l.epochKey(ctx, epoch)
 }
 
 // tableKey names one stream of records; records of secret relations stay apart.
@@ -252,20 +255,42 @@ func (m *merger) record(ctx context.Context, tx uint64, relation uint32, rel *re
 	}
 	c := *r
 	c.Relation = relation
+	for _, l := range []*record.Line{&c.Old, &c.New} {
+		if err := m.extents(ctx, l); err != nil {
+			return err
+		}
+	}
 	t.buf = record.AppendRecord(t.buf, &c)
 	t.last = tx
 	t.records++
 	m.buffered += len(t.buf) - before
-	for _, l := range []*record.Line{&r.Old, &r.New} {
-		for _, e := range l.Extents {
-			m.reaches(m.log.store.Name(chunkstore.Ref{D: e.Chunk, Gen: e.Gen}))
-		}
-	}
 	switch {
 	case len(t.buf) >= pieceTarget:
 		return m.write(ctx, k.secret, []*tableBuffer{t})
 	case m.buffered > mergeBudget:
 		return m.writeAll(ctx)
+	}
+	return nil
+}
+
+// extents names the chunks of a long line. One that was condemned since is opened
+// and put again, under the next generation (H8).
+func (m *merger) extents(ctx context.Context, l *record.Line) error {
+	for i := range l.Extents {
+		e := &l.Extents[i]
+		old := chunkstore.Ref{D: e.Chunk, Gen: e.Gen}
+		if m.log.store.Condemned(m.log.store.Name(old)) {
+			b, err := m.log.chunk(ctx, chunkstore.KindBytes, old)
+			if err != nil {
+				return err
+			}
+			p, err := m.log.store.Put(ctx, chunkstore.KindBytes, b, chunkstore.Stored)
+			if err != nil {
+				return err
+			}
+			e.Gen = p.Ref.Gen
+		}
+		m.reaches(m.log.store.Name(chunkstore.Ref{D: e.Chunk, Gen: e.Gen}))
 	}
 	return nil
 }

@@ -42,6 +42,8 @@ type epochSummary struct {
 	Parent     *Parent       `cbor:"10,keyasint,omitempty"`
 	// Condemned are the condemned sets of the repository's other logs, in a new lineage.
 	Condemned []condemned `cbor:"11,keyasint,omitempty"`
+	// Check is the first half of HKDF(epoch key, "check").
+	Check [16]byte `cbor:"12,keyasint"`
 }
 
 // condemned is one prune run's set.

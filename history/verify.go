@@ -407,7 +407,7 @@ func (w *logWalk) body(ctx context.Context, e *entry, names []chunkstore.Name) e
 	k := w.s.Chunk.Seal
 	if e.bodyParser() != nil {
 		var err error
-		if k, err = w.log.epochKey(ctx, e.keyEpoch()); err != nil {
+		if k, err = w.log.epochKey(ctx, w.log.keys, e.keyEpoch()); err != nil {
 			return w.found(fmt.Errorf("open %s: %w", key, err))
 		}
 	}

@@ -97,6 +97,13 @@ func (w *Writer) addHeld(ctx context.Context, plan func(*View) (draft, error), a
 		}
 		found, err := w.log.create(ctx, e)
 		if err != nil {
+			if w.log.faults.ackUnwritten && e.kind == KindSegment {
+				return nil
+			}
+			if w.log.faults.otherNumber {
+				w.view.Head = e.at
+				continue
+			}
 			return w.kill(err)
 		}
 		// Durable from here on. A crash now leaves an entry that the next Load reads;
@@ -107,6 +114,10 @@ func (w *Writer) addHeld(ctx context.Context, plan func(*View) (draft, error), a
 		}
 		if !absorb(found) {
 			return w.kill(fmt.Errorf("create %s: it is a %s of another writer: %w", w.log.id.key(e.at), found.kind, ErrFenced))
+		}
+		if w.log.faults.unreadMaintenance {
+			w.view.Head = found.at
+			continue
 		}
 		if err := w.accept(found); err != nil {
 			return err
@@ -345,6 +356,9 @@ func noteDraft(v *View, n Note) (draft, error) {
 func (w *Writer) Checkpoint(ctx context.Context) error {
 	return w.add(ctx, func(v *View) (draft, error) {
 		s, err := copyState(&v.State)
+		if w.log.faults.checkpointForgets {
+			s.Segments = nil
+		}
 		return draft{sum: Summary{Checkpoint: s}}, err
 	})
 }
