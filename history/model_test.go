@@ -36,6 +36,7 @@ type world struct {
 	id     LineageID
 	faults faults
 	laws   lawBook
+	opened map[uint64]chunkstore.Secret // epoch keys that the operator's identity opened
 
 	hosts []*host
 	depth int
@@ -182,15 +183,15 @@ func (k hostKeys) Remove(epoch uint64) error {
 func newWorld(seed uint64, f faults) (*world, error) {
 	w := &world{
 		rng: rand.New(rand.NewPCG(seed, 17)), faults: f, acked: walStart,
-		ackedBy: map[Position]string{}, bases: map[Position]uint32{}, marks: map[string]bool{},
+		opened: map[uint64]chunkstore.Secret{}, ackedBy: map[Position]string{}, bases: map[Position]uint32{}, marks: map[string]bool{},
 	}
-	w.mem = storetest.NewMemory(&w.laws)
-	w.id.SystemID, w.id.Database, w.id.Lineage = seed, 5, record.Lineage{9}
-	var err error
-	if w.op, err = age.GenerateX25519Identity(); err != nil {
+	empty, err := emptyRepository()
+	if err != nil {
 		return nil, err
 	}
-	w.repo, w.all, err = Create(context.Background(), w.mem, CreateOptions{Recipients: []string{w.op.Recipient().String()}})
+	w.mem, w.repo, w.all, w.op = empty.mem.Clone(&w.laws), nil, empty.secrets, empty.operator
+	w.id.SystemID, w.id.Database, w.id.Lineage = seed, 5, record.Lineage{9}
+	w.repo, err = Open(context.Background(), w.mem)
 	for i := range 3 {
 		w.pool = append(w.pool, []byte(strings.Repeat(fmt.Sprint("long ", i, " "), 20)))
 	}
@@ -200,6 +201,17 @@ func newWorld(seed uint64, f faults) (*world, error) {
 	}
 	return w, err
 }
+
+// emptyRepository is made once: its polynomial costs more than a whole world.
+var emptyRepository = sync.OnceValues(func() (*bench, error) {
+	op, err := age.GenerateX25519Identity()
+	if err != nil {
+		return nil, err
+	}
+	b := &bench{mem: storetest.NewMemory(&lawBook{}), operator: op}
+	b.repo, b.secrets, err = Create(context.Background(), b.mem, CreateOptions{Recipients: []string{op.Recipient().String()}})
+	return b, err
+})
 
 func (w *world) say(format string, a ...any) { w.trace = append(w.trace, fmt.Sprintf(format, a...)) }
 
@@ -212,6 +224,9 @@ func broken(format string, a ...any) error {
 func (w *world) logOf(r *Repository, s *Secrets, keys EpochKeys) *Log {
 	l := quick(r.Log(s, w.id, keys))
 	l.faults = w.faults
+	if s == w.all {
+		l.opened = w.opened // unwrapping costs more than all else
+	}
 	return l
 }
 
