@@ -7,8 +7,10 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"golang.org/x/sync/errgroup"
 
 	"lifeboat.im/lifeboat/history"
 	"lifeboat.im/lifeboat/record"
@@ -32,33 +34,43 @@ func columnList(rel *record.Relation) string {
 }
 
 // loadBase copies a table's base into the target, without the lines that records
-// supersede. With fresh the table is known to be empty and not seen by anybody.
-func (l *loader) loadBase(ctx context.Context, conn *pgconn.PgConn, j *tableJob, fresh bool) error {
+// supersede. Several sessions take the chunks in turn, so that the rows lie about
+// in the order they had. A single one, into a table that nobody has seen yet,
+// writes them frozen: no page is touched again for hint bits, by the read-back
+// least of all.
+func (l *loader) loadBase(ctx context.Context, conns []*pgconn.PgConn, j *tableJob) error {
 	if j.base == nil || j.empty() || len(j.base.Pieces) == 0 {
 		return nil
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	r := &baseReader{job: j, pieces: l.fetch(ctx, j.base.Pieces), add: l.progress.Add}
-	options := ""
-	if fresh {
-		// In the transaction that truncated the table, rows can be written frozen: no
-		// page is touched again for hint bits, by the read-back least of all.
+	g, gctx := errgroup.WithContext(ctx)
+	source := &baseSource{job: j, pieces: l.fetch(gctx, j.base.Pieces), add: l.progress.Add}
+	options, frozen := "", len(conns) == 1 && !j.loaded
+	if frozen {
 		options = " WITH (FREEZE)"
-		if err := runSQL(ctx, conn, "BEGIN; TRUNCATE ONLY "+ident(j.target.Schema, j.target.Name)); err != nil {
-			return err
-		}
-	}
-	tag, err := conn.CopyFrom(ctx, r, copySQL(j.target, " FROM STDIN"+options))
-	if err != nil {
-		return fmt.Errorf("load table %s: %w", j.name, err)
-	}
-	if fresh {
-		if err := runSQL(ctx, conn, "COMMIT"); err != nil {
+		if err := runSQL(ctx, conns[0], "BEGIN; TRUNCATE ONLY "+ident(j.target.Schema, j.target.Name)); err != nil {
 			return fmt.Errorf("load table %s: %w", j.name, err)
 		}
 	}
-	j.rows += tag.RowsAffected()
+	for _, conn := range conns {
+		g.Go(func() error {
+			tag, err := conn.CopyFrom(gctx, &baseReader{baseSource: source}, copySQL(j.target, " FROM STDIN"+options))
+			if err != nil {
+				return fmt.Errorf("load table %s: %w", j.name, err)
+			}
+			source.mu.Lock()
+			j.rows += tag.RowsAffected()
+			source.mu.Unlock()
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	if frozen {
+		if err := runSQL(ctx, conns[0], "COMMIT"); err != nil {
+			return fmt.Errorf("load table %s: %w", j.name, err)
+		}
+	}
 	return nil
 }
 
@@ -96,11 +108,17 @@ func (l *loader) fetch(ctx context.Context, pieces []history.Piece) <-chan chan 
 	return out
 }
 
-// baseReader gives COPY the lines of a base that stay.
-type baseReader struct {
+// baseSource is a base that is being read, by one or several sessions.
+type baseSource struct {
 	job    *tableJob
 	pieces <-chan chan piece
 	add    func(int64)
+	mu     sync.Mutex // guards job
+}
+
+// baseReader gives one COPY the lines that stay of the pieces it takes.
+type baseReader struct {
+	*baseSource
 	cur    []byte   // what COPY gets next
 	runs   [][]byte // and after it
 	shaped []byte
@@ -140,6 +158,8 @@ func (r *baseReader) next() error {
 	}
 	r.add(int64(len(p.data)))
 	r.runs = r.runs[:0]
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if p.long {
 		kept, err := r.keep(p.data)
 		if err != nil || !kept {

@@ -182,30 +182,59 @@ func (l *loader) aim(j *tableJob) error {
 	return nil
 }
 
-// loadBases copies the bases, the largest first, by several workers.
+// largeBase is from which size on a table is loaded by all workers at once.
+const largeBase = 32 << 20
+
+// loadBases copies the bases, the largest first: large ones one after another by
+// all workers together, the others side by side.
 func (l *loader) loadBases(ctx context.Context, jobs []*tableJob) error {
+	conns, err := l.sessions(ctx, min(l.workers, max(len(jobs), 2)))
+	if err != nil {
+		return err
+	}
+	defer func() {
+		for _, c := range conns {
+			closeConn(c)
+		}
+	}()
+	for len(jobs) > 0 && jobs[0].base.Bytes >= largeBase {
+		if err := l.loadBase(ctx, conns, jobs[0]); err != nil {
+			return err
+		}
+		jobs = jobs[1:]
+	}
 	work := make(chan *tableJob, len(jobs))
 	for _, j := range jobs {
 		work <- j
 	}
 	close(work)
 	g, ctx := errgroup.WithContext(ctx)
-	for range min(l.workers, len(jobs)) {
+	for _, conn := range conns {
 		g.Go(func() error {
-			conn, err := l.db.open(ctx)
-			if err != nil {
-				return err
-			}
-			defer closeConn(conn)
 			for j := range work {
-				if err := l.loadBase(ctx, conn, j, !j.loaded); err != nil {
+				if err := l.loadBase(ctx, []*pgconn.PgConn{conn}, j); err != nil {
 					return err
 				}
 			}
-			return ctx.Err()
+			return nil
 		})
 	}
 	return g.Wait()
+}
+
+// sessions opens n sessions, or none.
+func (l *loader) sessions(ctx context.Context, n int) (conns []*pgconn.PgConn, err error) {
+	for range n {
+		conn, err := l.db.open(ctx)
+		if err != nil {
+			for _, c := range conns {
+				closeConn(c)
+			}
+			return nil, err
+		}
+		conns = append(conns, conn)
+	}
+	return conns, nil
 }
 
 // applyRecords is pass 2 over the records: the rows that result from them go out
