@@ -37,12 +37,12 @@ func reportInterval(timeout time.Duration) time.Duration {
 
 // Confirm says that everything up to l is durable in the store. It is the only
 // thing that moves the slot (C1): keepalives never do. Smaller positions than
-// before change nothing; a position that this server has not sent, and that was
-// not flushed there when the stream began, is refused and logged. Safe for
-// concurrent use; it does not wait for the network.
+// before change nothing. A position that this server neither sent nor had flushed
+// when the stream began would lose what lies between: it ends the stream with
+// ErrConfirm. Safe for concurrent use; it does not wait for the network.
 func (st *Stream) Confirm(l record.LSN) {
-	if l > st.Received() && l > st.system.Flush {
-		st.log.Error("refuse to confirm what was not received", "position", l.String(), "received", st.Received().String())
+	if sent := record.LSN(st.sent.Load()); l > sent {
+		st.feedback.fail(fmt.Errorf("confirm %s, received up to %s: %w", l, sent, ErrConfirm))
 		return
 	}
 	if raise(&st.confirmed, uint64(l)) {

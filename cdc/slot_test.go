@@ -94,8 +94,7 @@ func TestC4_SlotErrors(t *testing.T) {
 	}
 }
 
-// TestC4_LostSlot: a slot whose WAL was removed is named so, before and while it
-// is streamed.
+// TestC4_LostSlot: a slot whose WAL was removed is named so, and no waiting helps.
 func TestC4_LostSlot(t *testing.T) {
 	for _, major := range []int{15, 18} {
 		c := testpg.Start(t, major, map[string]string{"max_slot_wal_keep_size": "16MB", "max_wal_size": "32MB", "min_wal_size": "32MB"})

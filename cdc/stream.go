@@ -23,6 +23,8 @@ var (
 	ErrPublicationMissing = errors.New("publication does not exist at this place of the stream")
 	// ErrStreamEnded: the server ended the stream, for example because it shuts down.
 	ErrStreamEnded = errors.New("the server ended the stream")
+	// ErrConfirm: a position was confirmed that the server has not sent.
+	ErrConfirm = errors.New("confirmed what was not received")
 	// ErrSilent: the server sent nothing for StreamOptions.Silence although it was
 	// asked to.
 	ErrSilent = errors.New("the server is silent")
@@ -64,6 +66,7 @@ type Stream struct {
 	slot      record.LSN    // confirmed_flush_lsn when the slot was acquired
 	near      atomic.Uint64 // newest xid known
 	confirmed atomic.Uint64 // last Confirm
+	sent      atomic.Uint64 // greatest position that may be confirmed
 	received  atomic.Uint64
 	asked     atomic.Uint64 // position at which the server last waited for us
 
@@ -118,7 +121,7 @@ func (s *Source) acquire(ctx context.Context, o StreamOptions) (st *Stream, time
 		}
 	}()
 	st.near.Store(uint64(o.Near))
-	st.walk = newWalker(&st.near)
+	st.walk = newWalker(&st.near, &st.sent)
 	sys, err := pglogrepl.IdentifySystem(ctx, conn.PgConn)
 	if err != nil {
 		return nil, timeout, fmt.Errorf("identify system: %w", err)
@@ -147,6 +150,7 @@ func (s *Source) acquire(ctx context.Context, o StreamOptions) (st *Stream, time
 	st.slot = slot.Confirmed
 	st.confirmed.Store(uint64(slot.Confirmed))
 	st.received.Store(uint64(slot.Confirmed))
+	st.sent.Store(max(uint64(slot.Confirmed), uint64(st.system.Flush)))
 	silence := o.Silence
 	if silence == 0 {
 		silence = max(5*time.Minute, 2*timeout)
@@ -265,6 +269,9 @@ func (st *Stream) copyData(b []byte, h Handler) error {
 		return nil
 	case len(b) == keepalive && b[0] == 'k':
 		end := binary.BigEndian.Uint64(b[1:])
+		if !st.walk.open {
+			raise(&st.sent, end)
+		}
 		if b[keepalive-1] != 0 {
 			raise(&st.asked, end)
 			st.feedback.poke()

@@ -197,8 +197,7 @@ func TestC1_KeepalivesNeverMoveTheSlot(t *testing.T) {
 
 	st.Confirm(end)
 	wait(t, "the confirmation", func() bool { return confirmed(t, s) == end })
-	st.Confirm(end - 1)           // smaller: nothing
-	st.Confirm(st.Received() * 2) // not received: refused
+	st.Confirm(end - 1) // smaller: nothing
 	wait(t, "a later keepalive", func() bool {
 		other.Exec(t, "CREATE TABLE o2 (i int)", "DROP TABLE o2")
 		return st.Received() > end+1<<17
@@ -211,6 +210,49 @@ func TestC1_KeepalivesNeverMoveTheSlot(t *testing.T) {
 	}
 	if got := confirmed(t, s); got != end {
 		t.Errorf("slot at %s after the end, Confirm was %s", got, end)
+	}
+
+	// A Confirm of what was never sent ends the stream and moves nothing.
+	st, err := s.Stream(t.Context(), StreamOptions{Wait: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	st.Confirm(st.Received() + 1<<40)
+	if err := st.Run(t.Context(), &tape{}); !errors.Is(err, ErrConfirm) {
+		t.Error(err)
+	}
+	if got := confirmed(t, s); got != end {
+		t.Errorf("slot at %s after a Confirm too far, Confirm was %s", got, end)
+	}
+}
+
+// confirming confirms each commit from within the handler.
+type confirming struct{ tape }
+
+func (h *confirming) Commit(c, end record.LSN, t record.Time) error {
+	h.st.Confirm(end)
+	return h.tape.Commit(c, end, t)
+}
+
+// TestConfirmWithinCommit: a commit may be confirmed as soon as it is told.
+func TestConfirmWithinCommit(t *testing.T) {
+	d := testpg.Shared(t, 15).Database(t)
+	s := ready(t, d, "CREATE TABLE t (i int)")
+	h := &confirming{}
+	st, err := s.Stream(t.Context(), StreamOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.st = st
+	end := make(chan error, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { end <- st.Run(ctx, h) }()
+	d.Exec(t, "INSERT INTO t VALUES (1)", "INSERT INTO t VALUES (2)")
+	wait(t, "two transactions", func() bool { return len(h.all()) == 2 })
+	wait(t, "the confirmation", func() bool { return confirmed(t, s) == h.all()[1].end })
+	cancel()
+	if err := <-end; !errors.Is(err, context.Canceled) {
+		t.Error(err)
 	}
 }
 

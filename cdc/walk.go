@@ -73,6 +73,7 @@ type relation struct {
 // row.
 type walker struct {
 	near *atomic.Uint64 // newest 64-bit xid known, see record.Widen
+	sent *atomic.Uint64 // greatest position seen, raised before the handler learns of it
 
 	relations map[uint32]*relation
 	row       Row
@@ -83,8 +84,8 @@ type walker struct {
 	end   record.LSN // of the newest complete commit
 }
 
-func newWalker(near *atomic.Uint64) *walker {
-	return &walker{near: near, relations: map[uint32]*relation{}}
+func newWalker(near, sent *atomic.Uint64) *walker {
+	return &walker{near: near, sent: sent, relations: map[uint32]*relation{}}
 }
 
 // setColumns is [Stream.SetColumns].
@@ -199,6 +200,7 @@ func (w *walker) commit(c *cursor, h Handler) error {
 		return bad("it does not fit its begin")
 	}
 	w.open, w.end = false, end
+	raise(w.sent, uint64(end))
 	return h.Commit(commit, end, t)
 }
 

@@ -106,7 +106,7 @@ func (s *script) Idle(l record.LSN) error { return s.say("idle %s", l) }
 
 // walkAll walks messages with a new walker.
 func walkAll(s *script, messages ...[]byte) error {
-	s.walk = newWalker(new(atomic.Uint64))
+	s.walk = newWalker(new(atomic.Uint64), new(atomic.Uint64))
 	for i, m := range messages {
 		if err := s.walk.message(record.LSN(i), m, s); err != nil {
 			return err
@@ -250,7 +250,7 @@ func (a *appender) Row(_ uint32, _ record.Op, r *Row) error {
 
 func TestWalkAllocatesNothing(t *testing.T) {
 	a := &appender{}
-	w := newWalker(new(atomic.Uint64))
+	w := newWalker(new(atomic.Uint64), new(atomic.Uint64))
 	walk := func(m []byte) {
 		if err := w.message(1, m, a); err != nil {
 			t.Fatal(err)
@@ -293,13 +293,13 @@ func FuzzWalk(f *testing.F) {
 	}
 	f.Add(message("I", uint32(9), "N", uint16(65535)))
 	f.Fuzz(func(t *testing.T, m []byte) {
-		w := newWalker(new(atomic.Uint64))
+		w := newWalker(new(atomic.Uint64), new(atomic.Uint64))
 		a := &appender{}
 		a.walk = w
 		// Once at the beginning, once inside each transaction's end, so that tables
 		// are known.
 		_ = w.message(0, m, a)
-		w = newWalker(new(atomic.Uint64))
+		w = newWalker(new(atomic.Uint64), new(atomic.Uint64))
 		for i, r := range real {
 			if r[0] == 'C' {
 				if err := w.message(record.LSN(i), bytes.Clone(m), a); err != nil && w.row.msg != nil {
@@ -315,7 +315,7 @@ func FuzzWalk(f *testing.F) {
 
 func TestWalkRecorded(t *testing.T) {
 	a := &appender{}
-	w := newWalker(new(atomic.Uint64))
+	w := newWalker(new(atomic.Uint64), new(atomic.Uint64))
 	tags := map[byte]int{}
 	for i, m := range recorded(t) {
 		tags[m[0]]++
@@ -344,7 +344,7 @@ func BenchmarkWalk(b *testing.B) {
 		"update8": message("U", uint32(9), "O", tuple(values...), "N", tuple(values...)),
 	} {
 		b.Run(name, func(b *testing.B) {
-			w, a := newWalker(new(atomic.Uint64)), &appender{}
+			w, a := newWalker(new(atomic.Uint64), new(atomic.Uint64)), &appender{}
 			for _, m := range [][]byte{begin, table("f", columns...)} {
 				if err := w.message(1, m, a); err != nil {
 					b.Fatal(err)
