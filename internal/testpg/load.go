@@ -47,8 +47,9 @@ type Load struct {
 	Replica bool
 	// Prepared lets some transactions be prepared and decided later.
 	Prepared bool
-	// Quiet leaves out TRUNCATE and tables that come and go.
-	Quiet bool
+	// Quiet leaves out TRUNCATE and tables that come and go; Settled only the latter,
+	// so that the schema stands still.
+	Quiet, Settled bool
 }
 
 // Counts says what a load has done.

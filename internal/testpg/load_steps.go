@@ -15,7 +15,7 @@ func (c *client) transaction(ctx context.Context) error {
 	switch n := c.rng.IntN(100); {
 	case n < 4 && !c.load.Quiet:
 		return c.truncate(ctx)
-	case n < 7 && !c.load.Quiet:
+	case n < 7 && !c.load.Quiet && !c.load.Settled:
 		return c.createOrDrop(ctx)
 	case n < 12 && len(c.prepared) > 0:
 		return c.decide(ctx)

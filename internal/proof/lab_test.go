@@ -1,0 +1,202 @@
+package proof
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+
+	"filippo.io/age"
+
+	"lifeboat.im/lifeboat/agent"
+	"lifeboat.im/lifeboat/chunkstore/fs"
+	"lifeboat.im/lifeboat/history"
+	"lifeboat.im/lifeboat/internal/testpg"
+	"lifeboat.im/lifeboat/record"
+)
+
+// lab is one database in a cluster of its own, one repository, and the agent's
+// configuration. The operator's identity is in this process only.
+type lab struct {
+	t        testing.TB
+	cluster  *testpg.Cluster
+	db       *testpg.Database
+	dir      string
+	repo     *history.Repository
+	operator *history.Secrets
+	child    childConfig
+}
+
+// seed gives the seed of a random test, from the environment when it is there.
+func seed(t testing.TB) uint64 {
+	t.Helper()
+	n := uint64(time.Now().UnixNano()) % 1_000_000
+	if s := os.Getenv("LIFEBOAT_SEED"); s != "" {
+		var err error
+		if n, err = strconv.ParseUint(s, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("LIFEBOAT_SEED=%d repeats the random choices", n)
+	return n
+}
+
+func newLab(t testing.TB, major int, schema ...string) *lab {
+	t.Helper()
+	bin := filepath.Dir(testpg.Bin(t, testpg.Newest, "pg_dump"))
+	l := &lab{t: t, cluster: testpg.Start(t, major, nil), dir: t.TempDir()}
+	l.db = l.cluster.Database(t)
+	l.db.Exec(t, schema...)
+	l.child = childConfig{
+		Repo: filepath.Join(l.dir, "repo"), State: filepath.Join(l.dir, "state"),
+		Source: agent.SourceOptions{
+			Slot: l.db.Name, Publication: l.db.Name, DSN: l.db.DSN, PgBin: bin, SchemaQuiet: 100 * time.Millisecond,
+		},
+		Tuning: agent.Tuning{RPO: 50 * time.Millisecond, WALBudget: -1},
+	}
+	disk, err := fs.Create(l.child.Repo)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.repo, l.operator, err = history.Create(t.Context(), disk, history.CreateOptions{Recipients: []string{id.Recipient().String()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := agent.SaveSecrets(l.child.State, l.operator); err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// options are the agent's, for a call in this process.
+func (l *lab) options() agent.Options {
+	o := agent.Options{Source: l.child.Source, Tuning: l.child.Tuning, State: l.child.State}
+	o.Source.DSN = l.cluster.DSN(l.db.Name)
+	return o
+}
+
+func (l *lab) secrets() *history.Secrets {
+	l.t.Helper()
+	s, err := agent.LoadSecrets(l.child.State)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return s
+}
+
+func (l *lab) attach() {
+	l.t.Helper()
+	if _, err := agent.Attach(l.t.Context(), l.repo, l.secrets(), l.options(), false); err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+// start starts the agent as a child; change, if any, edits its configuration.
+func (l *lab) start(change func(*childConfig)) *child {
+	l.t.Helper()
+	c := l.child
+	c.Source.DSN = l.cluster.DSN(l.db.Name) // a restart may have moved the port
+	if change != nil {
+		change(&c)
+	}
+	return startChild(l.t, l.dir, c)
+}
+
+// view is the picture of an operator.
+func (l *lab) view() *history.View {
+	l.t.Helper()
+	v, err := l.load()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return v
+}
+
+func (l *lab) load() (*history.View, error) {
+	log, err := agent.OpenLog(context.Background(), l.repo, l.operator, l.child.State)
+	if err != nil {
+		return nil, err
+	}
+	return log.Load(context.Background())
+}
+
+// until waits for the log to be as ok says.
+func (l *lab) until(d time.Duration, what string, ok func(v *history.View) bool) {
+	l.t.Helper()
+	testpg.WaitFor(l.t, d, what, func() bool {
+		v, err := l.load()
+		if err != nil {
+			if errors.Is(err, history.ErrNoLineage) {
+				return false
+			}
+			l.t.Fatal(err)
+		}
+		return ok(v)
+	})
+}
+
+func (l *lab) ready() {
+	l.t.Helper()
+	l.until(time.Minute, "the first bases", func(v *history.View) bool { return v.Ready })
+}
+
+// mark waits until everything committed so far is durable.
+func (l *lab) mark(name string) record.LSN {
+	l.t.Helper()
+	at, err := agent.Mark(l.t.Context(), l.repo, l.secrets(), l.options(), name)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return at
+}
+
+// settled waits until every table of the source is captured and exact at the
+// newest position, so that what was copied late is proven too.
+func (l *lab) settled() {
+	l.t.Helper()
+	l.until(2*time.Minute, "every incomplete interval to close", func(v *history.View) bool {
+		for _, i := range v.Incompletes {
+			if i.Until == 0 {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// verify holds the repository against itself, byte by byte, and against the
+// running source.
+func (l *lab) verify() {
+	l.t.Helper()
+	r, err := history.Verify(l.t.Context(), l.repo, l.operator, history.VerifyOptions{})
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	for _, d := range r.Damage {
+		l.t.Errorf("verify: %s", d)
+	}
+	for _, m := range l.view().Mismatches {
+		l.t.Errorf("mismatch: %+v", m)
+	}
+}
+
+// live holds the newest state in the log against the running source.
+func (l *lab) live() {
+	l.t.Helper()
+	all, err := agent.VerifyLive(l.t.Context(), l.repo, l.operator, l.options())
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	for _, r := range all {
+		if !r.OK {
+			l.t.Errorf("verify --live: %s: %s", r.Table, r.Why)
+		}
+	}
+}

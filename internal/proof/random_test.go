@@ -1,0 +1,164 @@
+package proof
+
+import (
+	"context"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"lifeboat.im/lifeboat/history"
+	"lifeboat.im/lifeboat/internal/testpg"
+)
+
+// random is how hard a random test is.
+type random struct {
+	major int
+	// kills of the agent, each after a random moment up to life; restarts of the
+	// server, spread among them.
+	kills    int
+	life     time.Duration
+	restarts []string
+	// points that are restored, and how many must be exact.
+	points, exact int
+}
+
+// TestRandomLoad is the proof of the promise: a mixed load on PostgreSQL 18, the
+// agent killed, the server restarted, the store failing, and any commit equal to
+// physical recovery.
+func TestRandomLoad(t *testing.T) {
+	if testing.Short() {
+		t.Skip("minutes long; TestThreeTablesKilled is the short one")
+	}
+	t.Parallel()
+	random{
+		major: testpg.Newest, kills: 22, life: 5 * time.Second, restarts: []string{"fast", "immediate", "immediate"},
+		points: 24, exact: 15,
+	}.run(t)
+}
+
+// TestRandomLoad15 is the same on PostgreSQL 15, shorter.
+func TestRandomLoad15(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a minute long; TestThreeTablesKilled is the short one")
+	}
+	t.Parallel()
+	random{major: testpg.Oldest, kills: 6, life: 4 * time.Second, restarts: []string{"immediate"}, points: 5, exact: 3}.run(t)
+}
+
+func (r random) run(t *testing.T) {
+	rng := rand.New(rand.NewPCG(seed(t), uint64(r.major)))
+	l := newLab(t, r.major, testpg.LoadSchema)
+	l.child.Tuning.MergeEvery = 4 * time.Second
+	l.child.Tuning.RefreshMin = 64 << 10
+	oracle := testpg.Begin(t, l.cluster)
+	loading, stop := context.WithCancel(t.Context())
+	defer stop()
+	counts := make(chan testpg.Counts, 1)
+	go func() { counts <- phases(loading, l.db.DSN, rng.Uint64()) }()
+	list := listen(t, l.db)
+	l.attach()
+	killed := r.kill(l, rng)
+	stop()
+	c := <-counts
+	for _, f := range c.Failures {
+		t.Errorf("a statement of the application failed: %s", f)
+	}
+
+	k := l.start(nil)
+	l.mark("end")
+	l.settled()
+	l.mark("settled")
+	l.live()
+	k.stop(t)
+	l.verify()
+
+	v := l.view()
+	all := commits(t, v)
+	held := list.hold(t, v)
+	got := l.prove(oracle, choose(rng, v, all, r.points))
+	again := refreshed(v)
+	c.Failures = nil
+	t.Logf("%d kills; load %+v; %d commits (%d held one by one) in %d epochs, %d histories, %d segments, %d bases of which %d are refreshes; %d points exact (%d tables), %d refused",
+		killed, c, len(all), held, len(v.Epochs), len(v.Histories), len(v.Segments), len(v.Bases), again, got.exact, got.tables, got.refused)
+	for what, ok := range map[string]bool{
+		"kills": killed >= r.kills, "histories": len(v.Histories) >= 3, "refreshes": again > 0, "exact points": got.exact >= r.exact,
+	} {
+		if !ok {
+			t.Errorf("too few %s", what)
+		}
+	}
+}
+
+// phases loads the database until ctx ends; for one second in six tables come and
+// go.
+func phases(ctx context.Context, dsn string, seed uint64) testpg.Counts {
+	var sum testpg.Counts
+	for i := uint64(0); ctx.Err() == nil; i++ {
+		load := testpg.Load{Seed: seed%1e9 + i, Clients: 4, Rate: 100, Replica: true, Prepared: true, Settled: i%2 == 0}
+		d := 10 * time.Second
+		if !load.Settled {
+			d = 2 * time.Second
+		}
+		phase, cancel := context.WithTimeout(ctx, d)
+		c := load.Run(phase, dsn)
+		cancel()
+		sum.Commits += c.Commits
+		sum.Rollbacks += c.Rollbacks
+		sum.Statements += c.Statements
+		sum.Prepared += c.Prepared
+		sum.Truncates += c.Truncates
+		sum.Created += c.Created
+		sum.Dropped += c.Dropped
+		sum.Large += c.Large
+		sum.Reconnects += c.Reconnects
+		sum.Failures = append(sum.Failures, c.Failures...)
+	}
+	return sum
+}
+
+// kill runs agents one after the other on a store that fails, and kills each; the
+// server is restarted now and then.
+func (r random) kill(l *lab, rng *rand.Rand) (killed int) {
+	l.t.Helper()
+	k := l.start(nil)
+	l.ready()
+	restarts := slices.Clone(r.restarts)
+	for killed < r.kills {
+		die := time.After(time.Duration(rng.Int64N(int64(r.life))))
+		if n := len(restarts); n > 0 && killed >= r.kills*(len(r.restarts)-n+1)/(len(r.restarts)+1) {
+			l.cluster.Restart(l.t, restarts[0])
+			restarts = restarts[1:]
+		}
+		select {
+		case <-die:
+			k.kill()
+			killed++
+		case <-k.done:
+			switch {
+			case k.code == -1: // the store's fault was a kill
+				killed++
+			case k.code != exitLater && !strings.Contains(k.tail(3), errInjected.Error()):
+				l.t.Errorf("the agent ended with %d:\n%s", k.code, k.tail(10))
+			}
+		}
+		k = l.start(func(c *childConfig) {
+			c.Faults = faults{Seed: rng.Uint64(), Before: 15, After: 15, Read: 5, Kill: 2}
+		})
+	}
+	k.kill()
+	return killed
+}
+
+// refreshed counts the bases of tables that had one.
+func refreshed(v *history.View) int {
+	n, seen := 0, map[uint32]bool{}
+	for _, b := range v.Bases {
+		if seen[b.Table] {
+			n++
+		}
+		seen[b.Table] = true
+	}
+	return n
+}
