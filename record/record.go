@@ -160,6 +160,14 @@ func (d *Decoder) Next() (tx uint64, r *Record, err error) {
 			if err != nil {
 				return 0, nil, err
 			}
+			// One mark for each transaction that has records here, in commit order: there
+			// is no second way to write the same records (R1).
+			if d.inTx && n <= d.tx {
+				return 0, nil, d.bad("a transaction that does not follow the one before")
+			}
+			if d.off == len(d.b) || d.b[d.off]>>5 == 0 {
+				return 0, nil, d.bad("a transaction without records")
+			}
 			d.tx, d.inTx = n, true
 			continue
 		}
@@ -245,7 +253,7 @@ func (d *Decoder) line() (Line, error) {
 	if err != nil {
 		return Line{}, err
 	}
-	// An extent is at least 56 bytes: a count beyond what is there is a lie.
+	// An extent is at least 54 bytes: a count beyond what is there is a lie.
 	if n == 0 || n > MaxExtents || n > uint64(len(d.b)-d.off)/54 {
 		return Line{}, d.bad("a number of extents out of bounds")
 	}

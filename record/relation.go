@@ -1,6 +1,10 @@
 package record
 
-import "slices"
+import (
+	"fmt"
+	"slices"
+	"unicode/utf8"
+)
 
 // Identity is what the source logs of a row before its change.
 type Identity byte
@@ -52,6 +56,24 @@ func (r *Relation) Equal(o *Relation) bool {
 	return r.OID == o.OID && r.Schema == o.Schema && r.Name == o.Name && r.Identity == o.Identity &&
 		r.Item == o.Item && r.Secret == o.Secret && slices.Equal(r.Columns, o.Columns) &&
 		slices.Equal(r.Key, o.Key) && slices.Equal(r.Subject, o.Subject)
+}
+
+// validate refuses what no capture makes: names that are not UTF-8, which CBOR
+// could not read back, and a key of columns that are not there.
+func (r *Relation) validate() error {
+	ok := utf8.ValidString(r.Schema) && utf8.ValidString(r.Name) && utf8.ValidString(r.Item)
+	for i := range r.Columns {
+		ok = ok && utf8.ValidString(r.Columns[i].Name) && utf8.ValidString(r.Columns[i].Type)
+	}
+	if !ok {
+		return fmt.Errorf("relation %q: a name that is not UTF-8: %w", r.String(), ErrCorrupt)
+	}
+	for _, k := range r.Key {
+		if int(k) >= len(r.Columns) {
+			return fmt.Errorf("relation %q: key column %d of %d: %w", r.String(), k, len(r.Columns), ErrCorrupt)
+		}
+	}
+	return nil
 }
 
 // SameShape reports whether lines of both have the same columns and key, so that

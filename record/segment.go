@@ -115,30 +115,20 @@ func (s *Segment) Validate() error {
 		return fmt.Errorf("segment beyond the limits of a reader: %w", ErrCorrupt)
 	}
 	last := s.Start
-	var records, inParts uint64
+	for i := range s.Relations {
+		if err := s.Relations[i].validate(); err != nil {
+			return err
+		}
+	}
 	for i := range s.Transactions {
 		t := &s.Transactions[i]
 		if t.End <= last || t.End > s.End || t.Commit >= t.End {
 			return fmt.Errorf("transaction %d ends at %s, after %s within (%s, %s]: %w", t.XID, t.End, last, s.Start, s.End, ErrCorrupt)
 		}
 		last = t.End
-		records += t.Records
 	}
-	for i := range s.Parts {
-		p := &s.Parts[i]
-		if (p.Inline == nil) == (p.Chunk == nil) {
-			return fmt.Errorf("part %d is neither inline nor a chunk: %w", i, ErrCorrupt)
-		}
-		inParts += p.Records
-		if p.Inline == nil {
-			continue
-		}
-		if err := s.ValidatePart(p, p.Inline); err != nil {
-			return err
-		}
-	}
-	if records != inParts {
-		return fmt.Errorf("segment names %d records and has %d: %w", records, inParts, ErrCorrupt)
+	if err := s.validateParts(); err != nil {
+		return err
 	}
 	for i := range s.Changes {
 		if int(s.Changes[i].Relation) >= len(s.Relations) {
@@ -148,11 +138,50 @@ func (s *Segment) Validate() error {
 	return nil
 }
 
+// validateParts holds the parts against the transactions: whole ones (R3), as far
+// as their records are inline.
+func (s *Segment) validateParts() error {
+	have := make([]uint64, len(s.Transactions))
+	var total, elsewhere uint64
+	for i := range s.Parts {
+		p := &s.Parts[i]
+		if (p.Inline == nil) == (p.Chunk == nil) {
+			return fmt.Errorf("part %d is neither inline nor a chunk: %w", i, ErrCorrupt)
+		}
+		total += p.Records
+		if p.Inline == nil {
+			elsewhere += p.Records
+			continue
+		}
+		if err := s.validatePart(p, p.Inline, have); err != nil {
+			return err
+		}
+	}
+	var named uint64
+	for i := range s.Transactions {
+		t := &s.Transactions[i]
+		named += t.Records
+		if have[i] > t.Records || elsewhere == 0 && have[i] < t.Records {
+			return fmt.Errorf("transaction %d names %d records and has %d: %w", t.XID, t.Records, have[i], ErrCorrupt)
+		}
+	}
+	if named != total {
+		return fmt.Errorf("segment names %d records and has %d: %w", named, total, ErrCorrupt)
+	}
+	return nil
+}
+
 // ValidatePart walks the bytes of one part: every record decodes, names a known
 // relation and a transaction of the segment, in order.
 func (s *Segment) ValidatePart(p *Part, b []byte) error {
+	return s.validatePart(p, b, make([]uint64, len(s.Transactions)))
+}
+
+// validatePart counts each transaction's records in have.
+func (s *Segment) validatePart(p *Part, b []byte, have []uint64) error {
 	d := NewDecoder(b, len(s.Relations))
-	var n, last uint64
+	var n, next uint64 // next is the lowest ordinal that may come
+	current := ^uint64(0)
 	for {
 		tx, r, err := d.Next()
 		if err != nil {
@@ -161,10 +190,17 @@ func (s *Segment) ValidatePart(p *Part, b []byte) error {
 		if r == nil {
 			break
 		}
-		if tx >= uint64(len(s.Transactions)) || tx < last {
-			return fmt.Errorf("record of transaction %d after %d of %d: %w", tx, last, len(s.Transactions), ErrCorrupt)
+		if tx >= uint64(len(s.Transactions)) {
+			return fmt.Errorf("record of transaction %d of %d: %w", tx, len(s.Transactions), ErrCorrupt)
 		}
-		last = tx
+		if tx != current {
+			current, next = tx, 0
+		}
+		if r.Ordinal < next || r.Ordinal >= s.Transactions[tx].Records {
+			return fmt.Errorf("record %d of transaction %d after %d of %d: %w", r.Ordinal, s.Transactions[tx].XID, next, s.Transactions[tx].Records, ErrCorrupt)
+		}
+		next = r.Ordinal + 1
+		have[tx]++
 		n++
 	}
 	if n != p.Records {

@@ -53,8 +53,15 @@ func ParseSnapshot(s string) (Snapshot, error) {
 			out.XIP = append(out.XIP, XID(v))
 		}
 	}
-	if out.XMin > out.XMax || !slices.IsSorted(out.XIP) {
-		return out, fmt.Errorf("parse snapshot %q: not in order", s)
+	last := out.XMin
+	for i, x := range out.XIP {
+		if x < last || i > 0 && x == last || x >= out.XMax {
+			return out, fmt.Errorf("parse snapshot %q: not in order", s)
+		}
+		last = x
+	}
+	if out.XMin > out.XMax || out.String() != s {
+		return out, fmt.Errorf("parse snapshot %q: not as PostgreSQL writes it", s)
 	}
 	return out, nil
 }

@@ -19,11 +19,6 @@ var levels = map[string]int{
 	"internal/testpg":  1, "internal/house": 1, "internal/demo": 4, "internal/bench": 4, "internal/soak": 4,
 }
 
-// neighbours may know each other although they are on one level.
-var neighbours = map[string][]string{
-	"internal/testpg": {"record"},
-}
-
 // forTests are never part of the program.
 var forTests = []string{"internal/testpg", "internal/house", "chunkstore/storetest"}
 

@@ -1,0 +1,79 @@
+package record_test
+
+import (
+	"bytes"
+	"errors"
+	"strings"
+	"testing"
+
+	"lifeboat.im/lifeboat/record"
+)
+
+func FuzzDecoder(f *testing.F) {
+	f.Add(segment().Parts[0].Inline)
+	r := record.Record{Op: record.Update, Old: record.Line{Extents: make([]record.Extent, 2)}, New: record.Line{Text: []byte(`1	\N	\U`)}}
+	f.Add(record.AppendRecord(record.AppendTransaction(nil, 1<<33), &r))
+	r = record.Record{Op: record.Truncate, Flags: record.TruncateCascade | record.TruncateRestart, Relation: 1}
+	f.Add(record.AppendRecord(record.AppendTransaction(nil, 300), &r))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		back, err := again(b, 2)
+		if err == nil && !bytes.Equal(back, b) {
+			t.Errorf("%x is read as %x", b, back)
+		}
+		if err != nil && !errors.Is(err, record.ErrCorrupt) {
+			t.Errorf("%v is not ErrCorrupt", err)
+		}
+	})
+}
+
+func FuzzSegment(f *testing.F) {
+	s := segment()
+	for range 2 {
+		b, err := record.Marshal(s)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+		s.Parts = append(s.Parts, record.Part{Chunk: &record.Extent{Length: 9}, Records: 4, Secret: true})
+		s.Sequences = []record.Sequence{{OID: 1, Schema: "s", Name: "q", Last: -3, Called: true, At: 5}}
+		s.Changes = []record.Change{{Digest: record.Digest{Hi: 1, Lo: 2, Count: -1}, Reset: true}}
+		s.Transactions[0].Records += 4
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var s record.Segment
+		err := record.Unmarshal(b, &s)
+		if err == nil {
+			back, err := record.Marshal(&s)
+			if err != nil || !bytes.Equal(back, b) {
+				t.Errorf("%x is read as %x: %v", b, back, err)
+			}
+			err = s.Validate()
+		}
+		if err != nil && !errors.Is(err, record.ErrCorrupt) {
+			t.Errorf("%v is not ErrCorrupt", err)
+		}
+	})
+}
+
+// FuzzParse: what is read is what would be written.
+func FuzzParse(f *testing.F) {
+	for _, s := range []string{"0/16B3748", "FFFFFFFF/FFFFFFFF", "0123456789abcdef-5", "0123456789abcdef", "10:20:11,12", "1:1:"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		if l, err := record.ParseLSN(s); err == nil {
+			if again, err := record.ParseLSN(l.String()); err != nil || again != l || len(s) > 17 || strings.ContainsAny(s, "+-_ ") {
+				t.Errorf("LSN %q is %s", s, l)
+			}
+		}
+		if x, err := record.ParseSource(s); err == nil && x.String() != s {
+			t.Errorf("source %q is %s", s, x)
+		}
+		if x, err := record.ParseLineage(s); err == nil && x.String() != s {
+			t.Errorf("lineage %q is %s", s, x)
+		}
+		if x, err := record.ParseSnapshot(s); err == nil && x.String() != s {
+			t.Errorf("snapshot %q is %s", s, x)
+		}
+	})
+}
