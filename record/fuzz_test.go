@@ -41,15 +41,16 @@ func FuzzSegment(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var s record.Segment
-		err := record.Unmarshal(b, &s)
-		if err == nil {
-			back, err := record.Marshal(&s)
-			if err != nil || !bytes.Equal(back, b) {
-				t.Errorf("%x is read as %x: %v", b, back, err)
+		if err := record.Unmarshal(b, &s); err != nil {
+			if !errors.Is(err, record.ErrCorrupt) {
+				t.Errorf("%v is not ErrCorrupt", err)
 			}
-			err = s.Validate()
+			return
 		}
-		if err != nil && !errors.Is(err, record.ErrCorrupt) {
+		if back, err := record.Marshal(&s); err != nil || !bytes.Equal(back, b) {
+			t.Errorf("%x is read as %x: %v", b, back, err)
+		}
+		if err := s.Validate(); err != nil && !errors.Is(err, record.ErrCorrupt) {
 			t.Errorf("%v is not ErrCorrupt", err)
 		}
 	})
