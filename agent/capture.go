@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -54,6 +53,7 @@ type capture struct {
 	oldLine []byte
 	newLine []byte
 	puts    chan struct{}
+	plant   plant
 }
 
 // streamTable is a table as the stream describes it.
@@ -129,75 +129,6 @@ func (c *capture) Relation(r *cdc.StreamRelation) error {
 	return nil
 }
 
-// resolve decides how rows of st are stored: as the catalog says, when it agrees
-// with the stream, else as the stream says, and the table is no longer exact.
-func (c *capture) resolve(st *streamTable) {
-	oid := st.msg.OID
-	t := c.tables[oid]
-	if t != nil && !t.resumed {
-		if keep, ok := match(t, &st.msg); ok {
-			c.stream.SetColumns(oid, keep)
-			st.table, st.from, st.rel = t, t.rel, t.rel
-			st.hasher = record.NewHasher(c.digest[:], t.rel.Schema, t.rel.Name)
-			return
-		}
-	}
-	rel, keep := fromMessage(t, &st.msg)
-	c.stream.SetColumns(oid, keep)
-	if t == nil {
-		t = &table{oid: oid, rel: rel}
-		c.tables[oid] = t
-	}
-	c.suspectLocked(t, "its rows come in another shape than the catalog was seen with")
-	st.table, st.from, st.rel = t, t.rel, rel
-	st.hasher = record.NewHasher(c.digest[:], rel.Schema, rel.Name)
-	signal(c.asked)
-}
-
-// match says which columns of the message make the lines of t, in order; false
-// when the message has another set of columns than the catalog.
-func match(t *table, m *cdc.StreamRelation) ([]int, bool) {
-	if m.Schema != t.rel.Schema || m.Name != t.rel.Name {
-		return nil, false
-	}
-	keep := make([]int, 0, len(t.rel.Columns))
-	for i := range t.rel.Columns {
-		want := &t.rel.Columns[i]
-		at := slices.IndexFunc(m.Columns, func(c cdc.StreamColumn) bool { return c.Name == want.Name })
-		if at < 0 || m.Columns[at].TypeOID != want.TypeOID || m.Columns[at].TypeMod != want.TypeMod {
-			return nil, false
-		}
-		keep = append(keep, at)
-	}
-	for i := range m.Columns {
-		if !slices.Contains(keep, i) && !slices.Contains(t.generated, m.Columns[i].Name) {
-			return nil, false
-		}
-	}
-	return keep, true
-}
-
-func fromMessage(t *table, m *cdc.StreamRelation) (*record.Relation, []int) {
-	rel := &record.Relation{OID: m.OID, Schema: m.Schema, Name: m.Name, Identity: record.Minimal}
-	if m.Replident == 'f' {
-		rel.Identity = record.Full
-	}
-	if t != nil {
-		rel.Item, rel.Subject, rel.Secret = t.rel.Item, t.rel.Subject, t.rel.Secret
-	}
-	var keep []int
-	for i, col := range m.Columns {
-		if t != nil && slices.Contains(t.generated, col.Name) {
-			continue
-		}
-		rel.Columns = append(rel.Columns, record.Column{
-			Name: col.Name, Type: fmt.Sprintf("oid %d", col.TypeOID), TypeOID: col.TypeOID, TypeMod: col.TypeMod,
-		})
-		keep = append(keep, i)
-	}
-	return rel, keep
-}
-
 // suspectLocked opens an incomplete interval from the last position at which the
 // catalog was certain; c.mu is held.
 func (c *capture) suspectLocked(t *table, why string) {
@@ -264,6 +195,20 @@ func (c *capture) Row(oid uint32, op record.Op, row *cdc.Row) error {
 			c.suspectLocked(st.table, "its replica identity was changed while we followed it")
 		}
 	}
+	times := 1
+	if c.plant.row != nil {
+		times = c.plant.row(st.rel.String(), op, c.newLine)
+	}
+	for range times {
+		if err := c.keep(st, d, op, hasOld, hasNew); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// keep hashes the row that oldLine and newLine hold, and stores it.
+func (c *capture) keep(st *streamTable, d *delta, op record.Op, hasOld, hasNew bool) error {
 	if !d.unsure {
 		if hasOld {
 			d.sum.Sub(st.hasher.Line(c.oldLine))
@@ -301,99 +246,6 @@ func (c *capture) append(st *streamTable, d *delta, op record.Op, hasOld, hasNew
 		return c.spill()
 	}
 	return nil
-}
-
-// line appends a row image, or the extents under which a long one was stored.
-func (c *capture) line(dst, line []byte, present, secret bool) ([]byte, error) {
-	switch {
-	case !present:
-		return record.AppendLine(dst, record.Line{}), nil
-	case len(line) <= record.MaxInline:
-		if line == nil {
-			line = []byte{}
-		}
-		return record.AppendLine(dst, record.Line{Text: line}), nil
-	}
-	extents, names, err := putBytes(c.ctx, c.store, line, secret)
-	if err != nil {
-		return nil, err
-	}
-	c.tx.mu.Lock()
-	c.tx.reach = append(c.tx.reach, names...)
-	c.tx.mu.Unlock()
-	return record.AppendLine(dst, record.Line{Extents: extents}), nil
-}
-
-// putBytes stores b as `bytes` chunks, cut by content.
-func putBytes(ctx context.Context, s *chunkstore.Store, b []byte, secret bool) ([]record.Extent, []chunkstore.Name, error) {
-	var out []record.Extent
-	var names []chunkstore.Name
-	level := chunkstore.Fast
-	if secret {
-		level = chunkstore.Stored
-	}
-	err := s.CutBytes(b, func(piece []byte) error {
-		p, err := s.Put(ctx, chunkstore.KindBytes, piece, level)
-		if err != nil {
-			return err
-		}
-		out = append(out, record.Extent{Chunk: p.Ref.D, Gen: p.Ref.Gen, Length: uint64(len(piece))})
-		names = append(names, p.Name)
-		return nil
-	})
-	return out, names, err
-}
-
-// spill sends what is held of the open transaction to a chunk. The first time it
-// closes the batch before, so that the transaction begins one of its own.
-func (c *capture) spill() error {
-	t := &c.tx
-	if !t.large {
-		t.large = true
-		if !c.cur.empty() {
-			next := c.cur.inherit()
-			if err := c.close(); err != nil {
-				return err
-			}
-			c.cur = next
-		}
-	}
-	if t.bufRecords > 0 {
-		c.put(&t.buf, &t.bufRecords, false)
-	}
-	if t.secretCount > 0 {
-		c.put(&t.secret, &t.secretCount, true)
-	}
-	return nil
-}
-
-// put stores a part in the background, at most two at a time.
-func (c *capture) put(buf *[]byte, n *uint64, secret bool) {
-	t := &c.tx
-	part := &record.Part{Records: *n, Secret: secret}
-	t.parts = append(t.parts, part)
-	payload := append(record.AppendTransaction(make([]byte, 0, len(*buf)+9), 0), *buf...)
-	if cap(*buf) > 4*spillAt {
-		*buf = nil
-	}
-	*buf, *n = (*buf)[:0], 0
-	c.puts <- struct{}{}
-	t.wait.Go(func() {
-		defer func() { <-c.puts }()
-		level := chunkstore.Fast
-		if secret {
-			level = chunkstore.Stored
-		}
-		p, err := c.store.Put(c.ctx, chunkstore.KindRecords, payload, level)
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		if err != nil {
-			t.failed = errors.Join(t.failed, err)
-			return
-		}
-		part.Chunk = &record.Extent{Chunk: p.Ref.D, Gen: p.Ref.Gen, Length: p.Ref.Size}
-		t.reach = append(t.reach, p.Name)
-	})
 }
 
 // Truncate stores one record per table (protocol §1).
@@ -503,28 +355,6 @@ func (c *capture) account(d *delta) {
 	ch.Bytes += d.bytes
 }
 
-// close hands the current batch to the flusher and waits while one waits already
-// (G3: behind, we slow down; the log says so).
-func (c *capture) close() error {
-	c.cur.states = c.states()
-	if len(c.ready) > 0 {
-		began := c.now()
-		for len(c.ready) > 0 && c.stopped == nil {
-			c.room.Wait()
-		}
-		if d := c.now().Sub(began); d > 5*time.Second {
-			c.log.Warn("the store is slower than the source; reading waited", "waited", d.Round(time.Millisecond))
-		}
-	}
-	if c.stopped != nil {
-		return c.stopped
-	}
-	c.ready = append(c.ready, c.cur)
-	c.cur = newBatch()
-	signal(c.wake)
-	return nil
-}
-
 // Idle learns that nothing of ours is before position.
 func (c *capture) Idle(position record.LSN) error {
 	c.mu.Lock()
@@ -546,56 +376,4 @@ func (c *capture) unlock() {
 func (c *capture) abort() {
 	c.tx.wait.Wait()
 	c.unlock()
-}
-
-// stop makes every wait end with err.
-func (c *capture) stop(err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.stopped == nil {
-		c.stopped = err
-	}
-	c.room.Broadcast()
-}
-
-// take gives the next batch that is due: a closed one, or the current one when it
-// has waited for rpo or all is asked for. It gives nil when nothing is due, with
-// how long until something is (0: until the next signal).
-func (c *capture) take(rpo time.Duration, all bool) (*batch, time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if len(c.ready) > 0 {
-		b := c.ready[0]
-		c.ready = c.ready[1:]
-		c.room.Broadcast()
-		return b, 0
-	}
-	if c.cur.empty() {
-		return nil, 0
-	}
-	age := c.now().Sub(c.cur.first)
-	if !all && age < rpo {
-		return nil, rpo - age
-	}
-	b := c.cur
-	b.states = c.states()
-	c.cur = newBatch()
-	return b, 0
-}
-
-// pending reports whether anything received is not yet handed to the flusher, and
-// the position received.
-func (c *capture) pending() (bool, record.LSN) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return len(c.ready) > 0 || !c.cur.empty(), c.received
-}
-
-// takeNotes gives the notes that must be durable before the next segment.
-func (c *capture) takeNotes() []history.Note {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	n := c.notes
-	c.notes = nil
-	return n
 }

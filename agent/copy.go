@@ -317,6 +317,9 @@ func newSink(ctx context.Context, a *agent, rel *record.Relation) *sink {
 
 // Line takes one row.
 func (s *sink) Line(line []byte) error {
+	if s.a.o.plant.line != nil {
+		s.a.o.plant.line(s.rel.String(), line)
+	}
 	s.digest.Add(s.hasher.Line(line))
 	s.bytes += int64(len(line)) + 1
 	if len(line) > record.MaxInline {

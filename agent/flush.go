@@ -28,6 +28,8 @@ type flusher struct {
 	segments   int
 	// durable is the log's; only the flusher moves it.
 	durable record.LSN
+	// answered counts the maintenance entries that a position has answered.
+	answered uint64
 }
 
 // run works until ctx ends, then makes everything that was received durable,
@@ -148,11 +150,10 @@ func (f *flusher) idle(ctx context.Context) error {
 	if f.a.stream.Asked() || at-f.durable >= idleBytes || f.a.now().Sub(f.positioned) >= idleEvery {
 		return f.position(ctx)
 	}
-	met, err := f.a.writer.Probe(ctx)
-	if err != nil {
+	if _, err := f.a.writer.Probe(ctx); err != nil {
 		return err
 	}
-	if met {
+	if f.a.writer.Absorbed() != f.answered {
 		return f.position(ctx)
 	}
 	return f.rotate(ctx)
@@ -165,12 +166,13 @@ func (f *flusher) position(ctx context.Context) error {
 		return nil
 	}
 	f.positioned = f.a.now()
+	met := f.a.writer.Absorbed()
 	n := history.Note{Kind: history.NotePosition, Durable: at, SchemaCertain: f.a.schemaCertain()}
 	if err := f.a.writer.Note(ctx, n); err != nil {
 		return fmt.Errorf("note position %s: %w", at, err)
 	}
 	f.a.stream.Confirm(at)
-	f.durable = at
+	f.durable, f.answered = at, met
 	return nil
 }
 

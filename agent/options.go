@@ -79,6 +79,17 @@ type Options struct {
 	Progress func()
 	// Now is the clock; nil: time.Now.
 	Now func() time.Time
+
+	// plant alters what is captured, for the tests that show that the next copy finds it.
+	plant plant
+}
+
+// plant is a fault. row is called with each row of the stream before it is hashed
+// and stored, may alter the line in place and says how often the row counts; line
+// with each line of a copy.
+type plant struct {
+	row  func(table string, op record.Op, line []byte) (times int)
+	line func(table string, line []byte)
 }
 
 // StatusReport is what `lifeboat status` prints.

@@ -317,7 +317,7 @@ func (a *agent) open(ctx context.Context, log *history.Log, keys history.EpochKe
 		return err
 	}
 	a.capture = newCapture(a.store, a.secrets.Digest, a.opening.Durable, a.o.Tuning.SegmentBytes, a.log, a.now)
-	a.capture.stream = a.stream
+	a.capture.stream, a.capture.plant = a.stream, a.o.plant
 	a.copier = &copier{a: a, wake: make(chan struct{}, 1), wait: map[uint32]time.Time{}}
 	a.poller = &poller{a: a, noted: map[uint32]bool{}, refused: map[uint32]string{}}
 	a.poller.ready = view != nil && view.Ready
@@ -404,7 +404,7 @@ func (a *agent) merge(ctx context.Context) error {
 // refresh asks for a new copy of tables whose records have outgrown their base,
 // and of every table once per window: this bounds restores and is the proof.
 func (a *agent) refresh(ctx context.Context) error {
-	tick := time.NewTicker(15 * time.Second)
+	tick := time.NewTicker(min(15*time.Second, max(a.o.Tuning.RefreshEvery/4, 100*time.Millisecond)))
 	defer tick.Stop()
 	for {
 		a.refreshDue()

@@ -27,6 +27,21 @@ type Writer struct {
 	mu   sync.Mutex        // guards view and key for readers beside the holder of turn
 	view *View             // all that is in the log
 	key  chunkstore.Secret // of the open epoch
+	met  uint64            // maintenance entries absorbed
+}
+
+// graceAfterCancel is how long a create may still take when its context has ended:
+// cut short, its outcome would be in doubt, and the writer with it.
+const graceAfterCancel = 20 * time.Second
+
+// unhurried gives a context that ends graceAfterCancel after ctx.
+func unhurried(ctx context.Context) (context.Context, func()) {
+	out, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		t := time.AfterFunc(graceAfterCancel, cancel)
+		context.AfterFunc(out, func() { t.Stop() })
+	})
+	return out, func() { stop(); cancel() }
 }
 
 // maxTries is how many entries of others an entry steps over before it gives up.
@@ -75,6 +90,8 @@ func (w *Writer) add(ctx context.Context, plan func(*View) (draft, error)) error
 		return err
 	}
 	defer w.release()
+	ctx, done := unhurried(ctx)
+	defer done()
 	return w.addHeld(ctx, plan, (*entry).absorbable)
 }
 
@@ -119,7 +136,7 @@ func (w *Writer) addHeld(ctx context.Context, plan func(*View) (draft, error), a
 			w.view.Head = found.at
 			continue
 		}
-		if err := w.accept(found); err != nil {
+		if err := w.absorb(found); err != nil {
 			return err
 		}
 		if found.kind == KindEnd {
@@ -127,6 +144,25 @@ func (w *Writer) addHeld(ctx context.Context, plan func(*View) (draft, error), a
 		}
 	}
 	return fmt.Errorf("create after %s: %d entries of others in a row", w.view.Head, maxTries)
+}
+
+// absorb accepts an entry of somebody else's.
+func (w *Writer) absorb(e *entry) error {
+	if err := w.accept(e); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.met++
+	return nil
+}
+
+// Absorbed counts the maintenance entries that were met so far, by Probe or by an
+// append. Whoever wrote one may wait for Durable to move.
+func (w *Writer) Absorbed() uint64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.met
 }
 
 // accept takes an entry of the log into the picture.
@@ -381,7 +417,7 @@ func (w *Writer) Probe(ctx context.Context) (absorbed bool, err error) {
 		if !e.absorbable() {
 			return absorbed, w.kill(fmt.Errorf("probe %s: it is a %s of another writer: %w", w.log.id.key(e.at), e.kind, ErrFenced))
 		}
-		if err := w.accept(e); err != nil {
+		if err := w.absorb(e); err != nil {
 			return absorbed, err
 		}
 		absorbed = true

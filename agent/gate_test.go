@@ -1,0 +1,93 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+
+	"lifeboat.im/lifeboat/chunkstore"
+)
+
+// errPlanned is what a gate gives when it is told to fail.
+var errPlanned = errors.New("planned failure of the store")
+
+// gate is a backend that a test can close (creates wait) or make fail, and that
+// remembers the order of creates.
+type gate struct {
+	chunkstore.Backend
+	mu     sync.Mutex
+	open   chan struct{} // closed when creates may go on
+	fail   func(key string) (before, after bool)
+	waits  int
+	events []string
+}
+
+func newGate(b chunkstore.Backend) *gate {
+	g := &gate{Backend: b, open: make(chan struct{})}
+	close(g.open)
+	return g
+}
+
+func (g *gate) shut() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.open = make(chan struct{})
+}
+
+func (g *gate) reopen() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	close(g.open)
+}
+
+func (g *gate) waiting() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.waits
+}
+
+func (g *gate) happened(what string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.events = append(g.events, what)
+}
+
+func (g *gate) history() []string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return append([]string(nil), g.events...)
+}
+
+// Create waits while the gate is shut, then fails as planned or passes on.
+func (g *gate) Create(ctx context.Context, key string, data []byte) error {
+	g.mu.Lock()
+	open, fail := g.open, g.fail
+	g.waits++
+	g.mu.Unlock()
+	defer func() {
+		g.mu.Lock()
+		g.waits--
+		g.mu.Unlock()
+	}()
+	select {
+	case <-open:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	var before, after bool
+	if fail != nil {
+		before, after = fail(key)
+	}
+	if before {
+		return errPlanned
+	}
+	err := g.Backend.Create(ctx, key, data)
+	if err == nil {
+		g.happened("create " + strings.SplitN(key, "/", 2)[0])
+	}
+	if err == nil && after {
+		return errPlanned
+	}
+	return err
+}
