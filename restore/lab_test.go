@@ -2,8 +2,6 @@ package restore
 
 import (
 	"bytes"
-	"context"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -233,11 +231,20 @@ func (l *lab) segment(txs ...*tx) []record.Transaction {
 
 func newSource(t testing.TB, ddl ...string) *lab {
 	t.Helper()
+	return newSourceWith(t, nil, ddl...)
+}
+
+// newSourceWith lets the test change the relations before they are copied.
+func newSourceWith(t testing.TB, adapt func(l *lab), ddl ...string) *lab {
+	t.Helper()
 	src := testpg.Shared(t, 18).Database(t)
 	src.Exec(t, ddl...)
 	l := newLab(t)
 	l.src = src
 	l.catalog()
+	if adapt != nil {
+		adapt(l)
+	}
 	l.schema(l.tables...)
 	for _, r := range l.tables {
 		l.rows[r.OID] = l.read(l.src, r)
@@ -405,8 +412,3 @@ func (l *lab) equal(d *testpg.Database, want map[string][]string) {
 		}
 	}
 }
-
-var (
-	_ = os.Stdout
-	_ = context.Background
-)

@@ -106,7 +106,9 @@ func stateAt(ctx context.Context, v *history.View, at record.LSN, only []string)
 		if t.Kind != 'r' {
 			continue
 		}
-		st.addTable(v, at, t, gaps)
+		if err := st.addTable(ctx, v, at, t, gaps); err != nil {
+			return nil, err
+		}
 	}
 	for n, seen := range chosen {
 		if !seen {
@@ -147,7 +149,7 @@ func (st *state) chooseSchema(ctx context.Context, v *history.View, at record.LS
 	return gaps, err
 }
 
-func (st *state) addTable(v *history.View, at record.LSN, t history.SchemaTable, gaps []history.Incomplete) {
+func (st *state) addTable(ctx context.Context, v *history.View, at record.LSN, t history.SchemaTable, gaps []history.Incomplete) error {
 	p := TablePlan{Table: t.Schema + "." + t.Name, OID: t.OID}
 	later := record.LSN(0)
 	for _, b := range v.Bases {
@@ -163,7 +165,7 @@ func (st *state) addTable(v *history.View, at record.LSN, t history.SchemaTable,
 	}
 	if !t.Captured && !p.HasBase {
 		st.notes = append(st.notes, fmt.Sprintf("table %s is not part of the backup and stays empty", p.Table))
-		return
+		return nil
 	}
 	for _, list := range [][]history.Incomplete{v.Incompletes, gaps} {
 		for _, i := range list {
@@ -175,9 +177,32 @@ func (st *state) addTable(v *history.View, at record.LSN, t history.SchemaTable,
 	}
 	if !p.HasBase && p.Incomplete == "" {
 		p.Incomplete = "its first copy is later"
-		st.incomplete = append(st.incomplete, Interval{Table: p.Table, Reason: p.Incomplete, Until: later})
+		from, err := lastWithout(ctx, v, t.OID, st.info)
+		if err != nil {
+			return err
+		}
+		st.incomplete = append(st.incomplete, Interval{Table: p.Table, Reason: p.Incomplete, From: from, Until: later})
 	}
 	st.tables = append(st.tables, p)
+	return nil
+}
+
+// lastWithout gives the last position at which a table is known not to have
+// existed, going back from a schema; 0: there is none.
+func lastWithout(ctx context.Context, v *history.View, table uint32, from history.SchemaInfo) (record.LSN, error) {
+	for i := len(v.Schemas) - 1; i >= 0; i-- {
+		if v.Schemas[i].From >= from.From {
+			continue
+		}
+		s, err := v.Schema(ctx, v.Schemas[i])
+		if err != nil {
+			return 0, fmt.Errorf("look for the schema without table %d: %w", table, err)
+		}
+		if !slices.ContainsFunc(s.Tables, func(t history.SchemaTable) bool { return t.OID == table }) {
+			return v.Schemas[i].Until, nil
+		}
+	}
+	return 0, nil
 }
 
 // completeBefore gives the last commit before a state's incomplete intervals at

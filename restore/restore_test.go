@@ -8,6 +8,7 @@ import (
 	"lifeboat.im/lifeboat/chunkstore"
 	"lifeboat.im/lifeboat/chunkstore/storetest"
 	"lifeboat.im/lifeboat/history"
+	"lifeboat.im/lifeboat/internal/testpg"
 	"lifeboat.im/lifeboat/record"
 )
 
@@ -102,13 +103,12 @@ func TestRestoreInRounds(t *testing.T) {
 
 func TestP1_TargetIsEmptyOrRefused(t *testing.T) {
 	l := newSource(t, `CREATE TABLE a (i int PRIMARY KEY)`, `INSERT INTO a VALUES (1)`)
-	l.change(`INSERT INTO a VALUES (2)`)
+	d := l.src.Cluster.Database(t)
 	for _, ddl := range []string{
-		`CREATE TABLE x ()`, `CREATE SEQUENCE x`, `CREATE TYPE x AS ENUM ('a')`, `CREATE FUNCTION x() RETURNS int LANGUAGE sql RETURN 1`,
-		`CREATE SCHEMA x`, `CREATE VIEW x AS SELECT 1`, `CREATE PUBLICATION x`, `SELECT lo_create(0)`, `CREATE DOMAIN x AS int`,
+		`TABLE x ()`, `SEQUENCE x`, `TYPE x AS ENUM ('a')`, `FUNCTION x() RETURNS int LANGUAGE sql RETURN 1`,
+		`SCHEMA x`, `VIEW x AS SELECT 1`, `PUBLICATION x`, `DOMAIN x AS int`,
 	} {
-		d := l.src.Cluster.Database(t)
-		d.Exec(t, ddl)
+		d.Exec(t, "CREATE "+ddl)
 		_, err := l.restoreInto(d, "latest", Options{StartOver: true})
 		if !errors.Is(err, ErrNotEmpty) {
 			t.Fatalf("%s: %v", ddl, err)
@@ -116,6 +116,11 @@ func TestP1_TargetIsEmptyOrRefused(t *testing.T) {
 		if d.Query(t, `SELECT count(*) FROM pg_namespace WHERE nspname = 'lifeboat'`)[0][0] != "0" {
 			t.Fatalf("%s: the refused database was touched", ddl)
 		}
+		d.Exec(t, "DROP "+strings.Join(strings.Fields(strings.ReplaceAll(ddl, "()", " "))[:2], " "))
+	}
+	d.Exec(t, `SELECT lo_create(4711)`)
+	if _, err := l.restoreInto(d, "latest", Options{}); !errors.Is(err, ErrNotEmpty) {
+		t.Fatalf("a large object: %v", err)
 	}
 }
 
@@ -247,4 +252,93 @@ func TestSchemaArrivesWhole(t *testing.T) {
 	if have := d.Query(t, `SELECT nextval('down')`)[0][0]; have != "-56" {
 		t.Errorf("down: %s", have)
 	}
+}
+
+// TestValuesOfEverySize: lines in extents in base and records, identities that
+// do not send unchanged values, and TRUNCATE.
+func TestValuesOfEverySize(t *testing.T) {
+	minimal := func(l *lab) { l.rel("mini").Identity = record.Minimal }
+	big := func(c string, n int) string { return strings.Repeat(c, n<<20) }
+	l := newSourceWith(t, minimal, `CREATE TABLE big (id int PRIMARY KEY, v text)`, `CREATE TABLE bigbag (v text)`,
+		`CREATE TABLE mini (id int PRIMARY KEY, a text, b text)`, `CREATE TABLE gone (id int PRIMARY KEY)`,
+		`INSERT INTO big SELECT i, repeat(chr(96 + i), i * 1024 * 1024) FROM generate_series(1, 4) i`,
+		`INSERT INTO bigbag SELECT repeat('x', 1500000) FROM generate_series(1, 3)`,
+		`INSERT INTO mini SELECT i, 'a' || i, repeat('b', 2000000) FROM generate_series(1, 3) i`,
+		`INSERT INTO gone SELECT generate_series(1, 100)`)
+	x := &tx{}
+	rel := l.rel("big")
+	x.add(rel, record.Update, "3\t"+big("c", 3), "3\t"+big("z", 2))
+	x.add(rel, record.Delete, "2\t"+big("b", 2), "")
+	x.add(rel, record.Insert, "", "9\tsmall")
+	x.add(rel, record.Insert, "", "10\t"+big("t", 16))
+	x.add(l.rel("bigbag"), record.Delete, strings.Repeat("x", 1500000), "")
+	rel = l.rel("mini")
+	x.rels, x.recs = append(x.rels, rel), append(x.recs, record.Record{Op: record.Update, New: record.Line{Text: []byte("1\tnew\t\\U")}})
+	x.add(rel, record.Update, "2\t\\U\t\\U", "22\tmoved\t\\U")
+	x.rels, x.recs = append(x.rels, rel), append(x.recs, record.Record{Op: record.Update, New: record.Line{Text: []byte("22\tagain\t\\U")}})
+	x.add(rel, record.Delete, "3\t\\U\t\\U", "")
+	rel = l.rel("gone")
+	x.add(rel, record.Insert, "", "101")
+	x.rels, x.recs = append(x.rels, rel), append(x.recs, record.Record{Op: record.Truncate})
+	x.add(rel, record.Insert, "", "7")
+	l.src.Exec(t, `UPDATE big SET v = repeat('z', 2 * 1024 * 1024) WHERE id = 3`, `DELETE FROM big WHERE id = 2`, `INSERT INTO big VALUES (9, 'small'), (10, repeat('t', 16 * 1024 * 1024))`,
+		`DELETE FROM bigbag WHERE ctid = '(0,1)'`, `UPDATE mini SET a = 'new' WHERE id = 1`, `UPDATE mini SET id = 22, a = 'again' WHERE id = 2`,
+		`DELETE FROM mini WHERE id = 3`, `TRUNCATE gone`, `INSERT INTO gone VALUES (7)`)
+	l.segment(x)
+	for _, r := range l.tables {
+		l.rows[r.OID] = l.read(l.src, r)
+	}
+	d, report, err := l.restore("latest", Options{})
+	check(t, err)
+	l.equal(d, l.snapshotRows())
+	for _, tr := range report.Tables {
+		if want := map[bool]Proof{true: ProofEmitted, false: ProofCommit}[tr.Table == "public.mini"]; tr.Proof != want {
+			t.Errorf("%s: %s", tr.Table, tr.Proof)
+		}
+	}
+}
+
+// TestLosses: what the target refuses is named, and leaves it marked.
+func TestLosses(t *testing.T) {
+	l := newSource(t, `CREATE TABLE a (i int PRIMARY KEY, j int)`, `INSERT INTO a VALUES (1, 1), (2, 2)`, `CREATE UNIQUE INDEX uj ON a (j)`)
+	x := &tx{} // the log says what the source cannot have: two rows of one j
+	x.add(l.rel("a"), record.Insert, "", "3\t2")
+	l.segment(x)
+	d, report, err := l.restore("latest", Options{})
+	if !errors.Is(err, ErrLosses) || len(report.Failed) != 1 || !strings.Contains(report.Failed[0].Statement, "CREATE UNIQUE INDEX uj") ||
+		!strings.Contains(report.Failed[0].Error, "could not create unique index") {
+		t.Fatalf("%v: %+v", err, report.Failed)
+	}
+	if report.Verified || d.Query(t, `SELECT count(*) FROM lifeboat.restore_state`)[0][0] != "1" {
+		t.Fatal("not marked as unfinished")
+	}
+}
+
+// TestOlderTargetForeignRoles: a dump of 18 with owners into 15, and into a
+// database of a role that is no superuser.
+func TestOlderTargetForeignRoles(t *testing.T) {
+	l := newSource(t, `CREATE TABLE a (i int PRIMARY KEY)`, `INSERT INTO a VALUES (1)`, `GRANT SELECT ON a TO PUBLIC`)
+	l.src.Cluster.Role(t, "clerk", "")
+	l.src.Exec(t, `ALTER TABLE a OWNER TO clerk`)
+	l.schema(l.tables...)
+	l.change(`INSERT INTO a VALUES (2)`)
+	want := l.snapshotRows()
+	l.src.Exec(t, `ALTER TABLE a OWNER TO postgres`)
+	old := testpg.Shared(t, 15).Database(t)
+	report, err := l.restoreInto(old, "latest", Options{})
+	if err != nil {
+		t.Fatal(err, report)
+	}
+	l.equal(old, want)
+	if !strings.Contains(strings.Join(report.Notes, "\n"), "clerk") {
+		t.Fatalf("no line about the missing role: %q", report.Notes)
+	}
+	l.src.Cluster.Role(t, "owner15", "")
+	d := l.src.Cluster.Database(t)
+	d.Exec(t, `ALTER DATABASE `+d.Name+` OWNER TO owner15`)
+	d.DSN = d.As("owner15")
+	if report, err = l.restoreInto(d, "latest", Options{}); err != nil {
+		t.Fatal(err, report)
+	}
+	l.equal(d, want)
 }
