@@ -44,7 +44,10 @@ func (s *Source) checkTables(ctx context.Context, r *report) error {
 		if err := s.checkWidth(ctx, c, cat, r); err != nil {
 			return err
 		}
-		return s.checkUnreadable(ctx, c, r)
+		if err := s.checkUnreadable(ctx, c, r); err != nil {
+			return err
+		}
+		return s.checkObjects(ctx, c, r)
 	})
 }
 
@@ -132,4 +135,21 @@ func (s *Source) checkUnreadable(ctx context.Context, c *session, r *report) err
 		r.add("schema dump", Fail, "pg_dump may not lock "+few(names)+", so no schema can be dumped", "GRANT SELECT ON "+few(names)+" TO "+ident(s.parsed.User))
 	}
 	return nil
+}
+
+// checkObjects names what holds data and is not a table: large objects are not
+// decoded (pgoutput), materialised views are made anew.
+func (s *Source) checkObjects(ctx context.Context, c *session, r *report) error {
+	row, err := c.one(ctx, `SELECT (SELECT count(*) FROM pg_catalog.pg_largeobject_metadata),
+		(SELECT count(*) FROM pg_catalog.pg_class WHERE relkind = 'm')`)
+	if err != nil {
+		return err
+	}
+	if n := row.int64(); n > 0 {
+		r.add("large objects", Fail, fmt.Sprintf("there are %d large objects; logical replication does not bring them, so they are not captured", n), "keep them as bytea columns, or back them up another way")
+	}
+	if n := row.int64(); n > 0 {
+		r.add("materialised views", OK, fmt.Sprintf("%d are not captured; REFRESH MATERIALIZED VIEW makes them again after a restore", n), "")
+	}
+	return row.err
 }

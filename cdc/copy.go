@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -104,12 +105,20 @@ func (s *Source) copyTable(ctx context.Context, t Table, o CopyOptions, sink fun
 	read := func(r *reader, i int) error {
 		return r.why(r.read(gctx, s.copySQL(&out.Table, spans[i]), sinks[i], pace, &rows, &size))
 	}
+	var joined sync.WaitGroup
+	joined.Add(len(spans) - 1)
 	for i := range spans {
 		g.Go(func() error {
 			if i == 0 {
-				return read(lead, i) // its snapshot stays until it is ended, after all
+				if err := read(lead, i); err != nil {
+					return err
+				}
+				joined.Wait() // the exported snapshot lives with this transaction
+				_, err := lead.simple(gctx, "COMMIT")
+				return lead.why(err)
 			}
 			r, err := s.join(gctx, &t, exported)
+			joined.Done()
 			if err != nil {
 				return err
 			}

@@ -105,10 +105,9 @@ func (p *publication) publishes(f *facts) bool {
 			return true
 		}
 	}
-	// A schema of an ancestor publishes its partitions too, but the schema of an
-	// ancestor is not in facts; FULL is then unsafe only if the publication leaves
-	// columns out, which a schema publication cannot.
-	return false
+	// The schema of an ancestor publishes its partitions too; which schema that is,
+	// facts does not say.
+	return f.partition && len(p.schemas) > 0
 }
 
 // decide fills Wanted, Why, WantedIndex, Settled, InPublication, Capturable and
