@@ -123,7 +123,7 @@ func (s *Source) Leave(ctx context.Context, t Table) error {
 }
 
 // RestoreIdentity sets the identity of a table to old (d n f i, the last with its
-// index); nil when the table is gone. ErrBusy, ErrYield: try again later. Take the
+// index, or the default when that is gone); nil when the table is gone. ErrBusy, ErrYield: try again later. Take the
 // table out of the publication first unless old is usable there.
 func (s *Source) RestoreIdentity(ctx context.Context, schema, name string, old byte, index string) error {
 	clause, err := identitySQL(old, index)
@@ -143,10 +143,18 @@ func (s *Source) RestoreIdentity(ctx context.Context, schema, name string, old b
 		return wrap("restore the identity of", rel, err)
 	}
 	table := qualified(schema, name)
-	err = s.locked(ctx, change{
-		oid: rel.OID, table: table, mode: "ACCESS EXCLUSIVE", check: literal(table) + "::regclass = " + fmt.Sprint(rel.OID),
-		statements: []string{"ALTER TABLE ONLY " + table + " " + clause},
-	})
+	set := func(clause string) error {
+		return s.locked(ctx, change{
+			oid: rel.OID, table: table, mode: "ACCESS EXCLUSIVE", check: literal(table) + "::regclass = " + fmt.Sprint(rel.OID),
+			statements: []string{"ALTER TABLE ONLY " + table + " " + clause},
+		})
+	}
+	err = set(clause)
+	if old == 'i' && code(err) == undefinedObject {
+		s.log.Warn("the index of a replica identity is gone; setting the default", "table", rel.String(), "index", index)
+		old = 'd'
+		err = set("REPLICA IDENTITY DEFAULT")
+	}
 	if errors.Is(err, ErrGone) {
 		return nil
 	}

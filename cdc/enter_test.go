@@ -156,3 +156,18 @@ func keyNames(r *record.Relation) string {
 	}
 	return strings.Join(out, ",")
 }
+
+func TestRestoreIdentityWithoutItsIndex(t *testing.T) {
+	d := testpg.Shared(t, testpg.Newest).Database(t)
+	d.Exec(t, "CREATE TABLE t (id int NOT NULL)", "CREATE UNIQUE INDEX x ON t (id)", "ALTER TABLE t REPLICA IDENTITY FULL", "DROP INDEX x")
+	s := sourceOf(t, d, "")
+	if err := s.RestoreIdentity(t.Context(), "public", "t", 'i', "x"); err != nil {
+		t.Fatal(err)
+	}
+	if x := tableOf(t, s, "t"); x.Replident != 'd' {
+		t.Errorf("identity %c", x.Replident)
+	}
+	if err := s.RestoreIdentity(t.Context(), "public", "gone", 'd', ""); err != nil {
+		t.Error(err)
+	}
+}

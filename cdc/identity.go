@@ -57,42 +57,48 @@ func (s *Source) readPublications(ctx context.Context, c *session) ([]publicatio
 		}
 		out = append(out, p)
 	}
-	find := func(oid uint32) *publication {
-		i := slices.IndexFunc(out, func(p publication) bool { return p.oid == oid })
-		if i < 0 {
-			return nil
-		}
-		return &out[i]
+	return out, s.readMembers(ctx, c, out, filter, columns)
+}
+
+// readMembers fills the tables and schemas of publications; filter and columns are
+// expressions of pg_publication_rel that the server's version has.
+func (s *Source) readMembers(ctx context.Context, c *session, pubs []publication, filter, columns string) error {
+	find := map[uint32]*publication{}
+	for i := range pubs {
+		find[pubs[i].oid] = &pubs[i]
 	}
-	rows, err = c.query(ctx, "SELECT r.prpubid, r.prrelid, "+filter+", "+columns+" FROM pg_catalog.pg_publication_rel r")
+	rows, err := c.query(ctx, "SELECT r.prpubid, r.prrelid, "+filter+", "+columns+" FROM pg_catalog.pg_publication_rel r")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for _, row := range rows {
 		r := scan(row)
-		p, rel, m := find(r.oid()), r.oid(), member{filter: r.bool(), columns: r.ints()}
+		p, rel, m := find[r.oid()], r.oid(), member{filter: r.bool(), columns: r.ints()}
 		if r.err != nil {
-			return nil, r.err
+			return r.err
 		}
 		if p != nil {
 			p.members[rel] = m
 		}
 	}
 	if s.version < 150000 {
-		return out, nil
+		return nil
 	}
 	rows, err = c.query(ctx, `SELECT r.pnpubid, n.nspname FROM pg_catalog.pg_publication_namespace r
 		JOIN pg_catalog.pg_namespace n ON n.oid = r.pnnspid`)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for _, row := range rows {
 		r := scan(row)
-		if p := find(r.oid()); p != nil {
+		if p := find[r.oid()]; p != nil {
 			p.schemas[r.text()] = true
 		}
+		if r.err != nil {
+			return r.err
+		}
 	}
-	return out, nil
+	return nil
 }
 
 // publishes reports whether p sends changes of the table.

@@ -67,6 +67,24 @@ func TestDSNSettings(t *testing.T) {
 	}
 }
 
+func TestPasswordGoesByEnvironment(t *testing.T) {
+	d := testpg.Shared(t, testpg.Newest).Database(t)
+	s, err := Connect(t.Context(), Config{DSN: d.DSN + "&password=s3cret&connect_timeout=7"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close(t.Context())
+	env := strings.Join(s.libpqEnv("x"), "\n")
+	if !strings.Contains(env, "PGPASSWORD=s3cret") || !strings.Contains(env, "PGSSLMODE=disable") || !strings.Contains(env, "PGCONNECT_TIMEOUT=7") {
+		t.Error(env)
+	}
+	s.cfg.Quiet = 1
+	catalogOf(t, s)
+	if _, err := s.DumpSchema(t.Context(), dumpOptions(t)); err != nil {
+		t.Error(err)
+	}
+}
+
 // The role of an agent owns the tables and has REPLICATION, and nothing else.
 func TestNotSuperuser(t *testing.T) {
 	each(t, func(t *testing.T, c *testpg.Cluster) {
