@@ -117,7 +117,11 @@ func (v *View) Base(ctx context.Context, b BaseInfo) (*Base, error) {
 		return nil, err
 	}
 	out := new(Base)
-	return out, v.log.parsed(b.Position, parseOne(body, out))
+	err = parseOne(body, out)
+	if err == nil {
+		_, err = out.refs()
+	}
+	return out, v.log.parsed(b.Position, err)
 }
 
 // Segment opens the body of a segment.

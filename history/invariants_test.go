@@ -128,7 +128,10 @@ func TestH1_AnUnnamedChunkIsFound(t *testing.T) {
 	w := newWritten(t)
 	p, err := w.log.Store().Put(t.Context(), chunkstore.KindRows, []byte("2\tx\n"), chunkstore.Default)
 	must(t, err)
-	must(t, w.w.Base(t.Context(), &Base{Relation: testRelations()[1], Pieces: []Piece{{Rows: &p.Ref}}}, nil))
+	plain, err := record.Marshal(&Base{Relation: testRelations()[1], Pieces: []Piece{{Rows: &p.Ref}}})
+	must(t, err)
+	d := draft{body: appendPart(nil, plain, chunkstore.Fast), sum: Summary{Base: &baseSummary{Table: 101}}}
+	must(t, w.w.add(t.Context(), func(*View) (draft, error) { return d, nil }))
 	if r := w.verify(t); len(r.Damage) != 1 || !strings.Contains(r.Damage[0], p.Name.String()) {
 		t.Errorf("damage %v", r.Damage)
 	}

@@ -120,8 +120,8 @@ func (v *View) foldAll(run []*entry) error {
 }
 
 // readEpoch reads an epoch's entries from a number on, up to its `end` or the
-// first number that is absent. In an ended epoch no number may be absent. Only
-// part 1 of each is kept.
+// first number that is absent. In an ended epoch no number may be absent. Of each
+// only part 1 is kept, without the names it reaches.
 func (l *Log) readEpoch(ctx context.Context, from Position, ended bool) ([]*entry, error) {
 	var out []*entry
 	for width := 1; ; width = min(2*width, l.ahead) {
@@ -156,7 +156,7 @@ func (l *Log) getMany(ctx context.Context, from Position, n int) []got {
 		read := func() {
 			e, err := l.get(ctx, at)
 			if e != nil {
-				e.raw = nil
+				e.raw, e.sum.Reach, e.sum.ReachIndex = nil, nil, nil
 			}
 			out[i] = got{e, err}
 		}

@@ -18,6 +18,7 @@ const (
 	pieceTarget = 1 << 20
 	mergeBudget = 24 << 20
 	txPieceSize = 1 << 14 // transactions
+	maxBehind   = 8       // epochs since the last checkpoint, so that Load stays short
 )
 
 // Unmerged lists the ended epochs for which Merge has something to do, ascending:
@@ -78,7 +79,7 @@ func (w *Writer) Merge(ctx context.Context, epoch uint64) error {
 	// A crash here leaves history and segments: readers take the history, and the
 	// next Merge goes on from this line.
 	i := slices.IndexFunc(v.Histories, func(h HistoryInfo) bool { return h.KeyEpoch == epoch })
-	if i >= 0 && !v.Histories[i].Before(v.Checkpoint.At) {
+	if (i >= 0 && !v.Histories[i].Before(v.Checkpoint.At)) || v.Head.Epoch-v.Checkpoint.At.Epoch > maxBehind {
 		if err := w.Checkpoint(ctx); err != nil {
 			return fmt.Errorf("merge epoch %d of %s: %w", epoch, v.ID, err)
 		}

@@ -123,7 +123,11 @@ func (w *world) condemnedNames(ctx context.Context) error {
 		if err != nil {
 			return broken("read epoch %d: %w", epoch, err)
 		}
-		for _, e := range run {
+		for _, short := range run {
+			e, err := l.get(ctx, short.at)
+			if err != nil {
+				return broken("get %s: %w", short.at, err)
+			}
 			for _, n := range e.sum.Reach {
 				if l.store.Condemned(n) {
 					return broken("entry %s reaches %s, which is condemned", e.at, n)

@@ -82,8 +82,16 @@ func baseRefs(e *entry, b []byte) ([]bodyRef, error) {
 	if s := e.sum.Base; base.Relation.OID != s.Table || base.ExactFrom != s.ExactFrom || base.RecordsFrom != s.RecordsFrom {
 		return nil, errorf("the body is not that of part 1")
 	}
+	return base.refs()
+}
+
+// refs gives the chunks of a base; a piece is a chunk or a long line, never both.
+func (b *Base) refs() ([]bodyRef, error) {
 	var out []bodyRef
-	for _, p := range base.Pieces {
+	for i, p := range b.Pieces {
+		if (p.Rows == nil) == (len(p.Long) == 0) {
+			return nil, errorf("piece %d is neither rows nor a long line", i)
+		}
 		if p.Rows != nil {
 			out = append(out, bodyRef{*p.Rows, chunkstore.KindRows, p.Rows.Size})
 		}
@@ -100,7 +108,12 @@ func schemaRefs(e *entry, b []byte) ([]bodyRef, error) {
 	if s.Fingerprint != e.sum.Schema.Fingerprint || s.From != e.sum.Schema.From {
 		return nil, errorf("the body is not that of part 1")
 	}
-	return extentRefs(extentRefs(nil, chunkstore.KindBytes, s.Custom), chunkstore.KindBytes, s.Plain), nil
+	return s.refs(), nil
+}
+
+// refs gives the chunks of a schema.
+func (s *Schema) refs() []bodyRef {
+	return extentRefs(extentRefs(nil, chunkstore.KindBytes, s.Custom), chunkstore.KindBytes, s.Plain)
 }
 
 func historyRefs(e *entry, b []byte) ([]bodyRef, error) {

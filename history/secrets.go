@@ -2,7 +2,9 @@ package history
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
+	"io"
 
 	"filippo.io/age"
 
@@ -28,6 +30,14 @@ type Secrets struct {
 	Recipients []string
 	// Config is the SHA-256 of lifeboat.json.
 	Config [32]byte
+}
+
+// Format writes "•••" for every verb: the struct holds the identity as text.
+func (s *Secrets) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "•••") }
+
+// MarshalJSON is always an error: JSON is what commands print.
+func (s *Secrets) MarshalJSON() ([]byte, error) {
+	return nil, errors.New("marshal secrets: not as JSON")
 }
 
 // CanRead reports whether these secrets open the bodies of every epoch.

@@ -2,6 +2,7 @@ package history
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -164,6 +165,11 @@ func TestSecretsTravelInParts(t *testing.T) {
 		must(t, err)
 		if !bytes.Equal(data, again) {
 			t.Error("not the same bytes")
+		}
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x"} {
+			if got := fmt.Sprintf(verb, s); got != "•••" {
+				t.Errorf("%s prints %s", verb, got)
+			}
 		}
 	}
 	a, m := b.secrets.Agent(), b.secrets.Maintenance()

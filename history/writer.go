@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -246,6 +247,26 @@ func (l *Log) checkReach(names []chunkstore.Name) error {
 	return nil
 }
 
+// named adds the names that a body points to itself, where the caller did not name
+// them; those of long lines inside records only the caller knows.
+func (l *Log) named(reach []chunkstore.Name, refs []bodyRef) []chunkstore.Name {
+	have := make(map[chunkstore.Name]bool, len(reach)+len(refs))
+	out := make([]chunkstore.Name, 0, len(reach)+len(refs))
+	add := func(n chunkstore.Name) {
+		if !have[n] {
+			have[n] = true
+			out = append(out, n)
+		}
+	}
+	for _, n := range reach {
+		add(n)
+	}
+	for _, r := range refs {
+		add(l.store.Name(r.Ref))
+	}
+	return out
+}
+
 // maxReach is how many names stand in part 1 itself: 1 MiB.
 const maxReach = 1 << 20 / 32
 
@@ -274,7 +295,7 @@ func (l *Log) reach(ctx context.Context, sum *Summary, names []chunkstore.Name) 
 
 // reached gives every name that an entry reaches.
 func (l *Log) reached(ctx context.Context, sum *Summary) ([]chunkstore.Name, error) {
-	out := sum.Reach
+	out := slices.Clip(sum.Reach)
 	for _, r := range sum.ReachIndex {
 		b, err := l.store.Get(ctx, chunkstore.KindIndex, r)
 		if err != nil {
@@ -325,19 +346,31 @@ func (w *Writer) Segment(ctx context.Context, s *record.Segment, m SegmentMeta) 
 			g.Last = t.Time
 		}
 	}
-	if err := w.log.reach(ctx, &d.sum, m.Reach); err != nil {
+	var refs []bodyRef
+	for _, p := range s.Parts {
+		if p.Chunk != nil {
+			refs = extentRefs(refs, chunkstore.KindRecords, []record.Extent{*p.Chunk})
+		}
+	}
+	reach := w.log.named(m.Reach, refs)
+	if err := w.log.reach(ctx, &d.sum, reach); err != nil {
 		return fmt.Errorf("add segment: %w", err)
 	}
 	return w.add(ctx, func(v *View) (draft, error) {
 		if s.Start != v.Durable {
 			return d, fmt.Errorf("add segment (%s, %s] where %s is durable: %w", s.Start, s.End, v.Durable, ErrOrder)
 		}
-		return d, w.log.checkReach(m.Reach)
+		return d, w.log.checkReach(reach)
 	})
 }
 
 // Base makes a table's copy count. reach names all chunks of its pieces.
 func (w *Writer) Base(ctx context.Context, b *Base, reach []chunkstore.Name) error {
+	refs, err := b.refs()
+	if err != nil {
+		return fmt.Errorf("add base of %s: %w", &b.Relation, err)
+	}
+	reach = w.log.named(reach, refs)
 	plain, err := record.Marshal(b)
 	if err != nil {
 		return fmt.Errorf("add base of %s: %w", &b.Relation, err)
@@ -354,6 +387,7 @@ func (w *Writer) Base(ctx context.Context, b *Base, reach []chunkstore.Name) err
 
 // SchemaNote adds a schema version, certain from s.From.
 func (w *Writer) SchemaNote(ctx context.Context, s *Schema, reach []chunkstore.Name) error {
+	reach = w.log.named(reach, s.refs())
 	plain, err := record.Marshal(s)
 	if err != nil {
 		return fmt.Errorf("add schema: %w", err)
