@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"golang.org/x/sync/errgroup"
 
+	"lifeboat.im/lifeboat/chunkstore"
 	"lifeboat.im/lifeboat/history"
 	"lifeboat.im/lifeboat/record"
 )
@@ -43,7 +44,8 @@ func (l *loader) loadBase(ctx context.Context, conns []*pgconn.PgConn, j *tableJ
 		return nil
 	}
 	g, gctx := errgroup.WithContext(ctx)
-	source := &baseSource{job: j, pieces: l.fetch(gctx, j.base.Pieces), add: l.progress.Add}
+	stream := len(conns) == 1 && j.asIs()
+	source := &baseSource{job: j, pieces: l.fetch(gctx, j.base.Pieces, stream), add: l.progress.Add, release: l.release}
 	options, frozen := "", len(conns) == 1 && !j.loaded
 	if frozen {
 		options = " WITH (FREEZE)"
@@ -74,46 +76,106 @@ func (l *loader) loadBase(ctx context.Context, conns []*pgconn.PgConn, j *tableJ
 	return nil
 }
 
-// piece is an opened piece of a base.
+// piece is a part of a base that is, or is being, opened.
 type piece struct {
-	data []byte
-	long bool
-	err  error
+	rows *chunkstore.Ref
+	long []record.Extent // of one line
+	part bool            // a part of a long line: more of it follows
+	last bool            // the last part of it
+	cost int64           // bytes that it holds of the budget
+
+	opened chan struct{}
+	data   []byte
+	err    error
 }
 
-// fetch opens pieces ahead of their reader, in order.
-func (l *loader) fetch(ctx context.Context, pieces []history.Piece) <-chan chan piece {
-	out := make(chan chan piece, l.ahead)
+// maxAhead bounds the bytes of bases that are open at once, over all tables: the
+// chunks are small, but a long line may be anything.
+const maxAhead = 24 << 20
+
+// fetch opens pieces ahead of their reader, in order. A long line is given in
+// parts when stream says that nobody needs it whole.
+func (l *loader) fetch(ctx context.Context, pieces []history.Piece, stream bool) <-chan *piece {
+	out := make(chan *piece, l.ahead)
+	send := func(p *piece, size uint64) bool {
+		p.cost, p.opened = min(int64(size), maxAhead), make(chan struct{})
+		if l.budget.Acquire(ctx, p.cost) != nil {
+			return false
+		}
+		select {
+		case out <- p:
+		case <-ctx.Done():
+			return false
+		}
+		go func() {
+			defer close(p.opened)
+			if p.rows != nil {
+				p.data, p.err = l.store.GetInto(ctx, chunkstore.KindRows, *p.rows, l.buffer())
+			} else {
+				p.data, p.err = l.view.Bytes(ctx, p.long)
+			}
+		}()
+		return true
+	}
 	go func() {
 		defer close(out)
 		for i := range pieces {
-			one := make(chan piece, 1)
-			select {
-			case out <- one:
-			case <-ctx.Done():
-				return
-			}
-			go func() {
-				var p piece
-				if ref := pieces[i].Rows; ref != nil {
-					p.data, p.err = l.openRows(ctx, *ref)
-				} else {
-					p.long = true
-					p.data, p.err = l.view.Bytes(ctx, pieces[i].Long)
+			ref, long := pieces[i].Rows, pieces[i].Long
+			if ref != nil {
+				if !send(&piece{rows: ref}, ref.Size) {
+					return
 				}
-				one <- p
-			}()
+				continue
+			}
+			if !stream {
+				size := uint64(0)
+				for _, e := range long {
+					size += e.Length
+				}
+				if !send(&piece{long: long}, size) {
+					return
+				}
+				continue
+			}
+			for k := range long {
+				if !send(&piece{long: long[k : k+1], part: true, last: k == len(long)-1}, long[k].Length) {
+					return
+				}
+			}
 		}
 	}()
 	return out
 }
 
+// buffer gives the buffer of a chunk that is done with, or none.
+func (l *loader) buffer() []byte {
+	select {
+	case b := <-l.free:
+		return b[:0]
+	default:
+		return nil
+	}
+}
+
+// release gives back what a piece held, once COPY has taken its bytes.
+func (l *loader) release(p *piece) {
+	l.budget.Release(p.cost)
+	if p.rows == nil || p.data == nil {
+		return
+	}
+	select {
+	case l.free <- p.data:
+	default:
+	}
+}
+
 // baseSource is a base that is being read, by one or several sessions.
 type baseSource struct {
-	job    *tableJob
-	pieces <-chan chan piece
-	add    func(int64)
-	mu     sync.Mutex // guards job
+	job     *tableJob
+	pieces  <-chan *piece
+	add     func(int64)
+	release func(*piece)
+	mu      sync.Mutex // guards job
 }
 
 // baseReader gives one COPY the lines that stay of the pieces it takes.
@@ -121,6 +183,7 @@ type baseReader struct {
 	*baseSource
 	cur    []byte   // what COPY gets next
 	runs   [][]byte // and after it
+	from   *piece   // whose bytes they are
 	shaped []byte
 	err    error
 }
@@ -148,28 +211,39 @@ func (r *baseReader) Read(p []byte) (int, error) {
 
 // next opens the next piece and cuts it into runs of lines that stay.
 func (r *baseReader) next() error {
-	one, ok := <-r.pieces
+	if r.from != nil {
+		r.release(r.from)
+		r.from = nil
+	}
+	p, ok := <-r.pieces
 	if !ok {
 		return io.EOF
 	}
-	p := <-one
+	<-p.opened
+	r.from = p
 	if p.err != nil {
 		return fmt.Errorf("table %s: read its base: %w", r.job.name, p.err)
 	}
 	r.add(int64(len(p.data)))
 	r.runs = r.runs[:0]
+	switch {
+	case p.part:
+		if r.runs = append(r.runs, p.data); p.last {
+			r.runs = append(r.runs, newline)
+		}
+		return nil
+	case p.rows != nil && r.job.asIs():
+		r.runs = append(r.runs, p.data)
+		return nil
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if p.long {
+	if p.rows == nil {
 		kept, err := r.keep(p.data)
 		if err != nil || !kept {
 			return err
 		}
 		r.runs = append(r.runs, r.job.shapeOut(p.data, &r.shaped), newline)
-		return nil
-	}
-	if r.job.whole() && !r.job.hashing && r.job.project == nil {
-		r.runs = append(r.runs, p.data)
 		return nil
 	}
 	return r.cut(p.data)
@@ -221,6 +295,9 @@ func (r *baseReader) cut(b []byte) error {
 	}
 	return nil
 }
+
+// asIs reports that the base's lines go to COPY without a look at them.
+func (j *tableJob) asIs() bool { return j.whole() && !j.hashing && j.project == nil }
 
 // shapeOut gives the line with the columns that the target has.
 func (j *tableJob) shapeOut(line []byte, buf *[]byte) []byte {

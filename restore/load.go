@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 
 	"lifeboat.im/lifeboat/chunkstore"
 	"lifeboat.im/lifeboat/history"
@@ -39,7 +40,9 @@ type loader struct {
 	db       *database
 	columns  map[string][]string // of the target's tables
 	workers  int
-	ahead    int // pieces of a base that are opened before COPY wants them
+	ahead    int                 // pieces of a base that are opened before COPY wants them
+	budget   *semaphore.Weighted // the bytes that they hold, at most maxAhead
+	free     chan []byte         // buffers of chunks to use again
 	progress Progress
 	digest   []byte // K_digest
 	jobs     []*tableJob
@@ -300,6 +303,14 @@ type batcher struct {
 }
 
 func (b *batcher) add(ctx context.Context, j *tableJob, line []byte) error {
+	if len(line) > maxBatch { // alone, without a larger buffer's slack
+		select {
+		case b.work <- batch{j, bytes.NewBuffer(append(append(make([]byte, 0, len(line)+1), line...), '\n'))}:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 	buf := b.open[j]
 	if buf == nil {
 		buf = &bytes.Buffer{}
@@ -367,9 +378,4 @@ func (b *batcher) write(ctx context.Context) error {
 		b.mu.Unlock()
 	}
 	return nil
-}
-
-// openRows opens a rows chunk.
-func (l *loader) openRows(ctx context.Context, ref chunkstore.Ref) ([]byte, error) {
-	return l.store.Get(ctx, chunkstore.KindRows, ref)
 }

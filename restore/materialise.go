@@ -10,7 +10,9 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 
+	"lifeboat.im/lifeboat/chunkstore"
 	"lifeboat.im/lifeboat/history"
 )
 
@@ -41,6 +43,7 @@ func (p *Plan) Materialise(ctx context.Context, dsn string, s *history.Secrets, 
 	r := &run{plan: p, db: db, conn: conn, schema: schema, report: report, progress: pr}
 	r.loader = &loader{
 		plan: p, view: p.view, store: p.view.Store(), db: db, workers: p.workers(), ahead: 3, progress: pr,
+		budget: semaphore.NewWeighted(maxAhead), free: make(chan []byte, 8),
 		digest: s.Digest[:],
 	}
 	report.Notes = append(report.Notes, p.Notes...)
@@ -98,6 +101,12 @@ func (r *run) all(ctx context.Context) error {
 			return err
 		}
 		r.report.Took[step.phase] = r.plan.now().Sub(began)
+	}
+	for _, f := range r.report.Failed {
+		if strings.Contains(f.Statement, " PRIMARY KEY") && strings.Contains(f.Error, "could not create unique index") {
+			return fmt.Errorf("restore into database %s: two rows have one key, so the records have a hole: %s: %s: %w",
+				r.db.name, f.Error, strings.Join(strings.Fields(f.Statement), " "), chunkstore.ErrDamaged)
+		}
 	}
 	if n := len(r.report.Failed); n > 0 {
 		return fmt.Errorf("restore into database %s: %w: the target refused %d statements of the schema, the first: %s: %s; the rows are proven, the target stays marked as unfinished",
