@@ -50,8 +50,8 @@ race:
 		set -x; LIFEBOAT_REQUIRE=all CGO_ENABLED=1 $(GO) test -race -short -p 2 -timeout 15m ./chunkstore/... ./history/... ./agent/...; \
 	else echo "no race detector: it needs a C compiler. Type: sudo apt-get install gcc"; fi
 
-bench: tools build ## figures, with misses
-	LIFEBOAT_REQUIRE=all $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 60m ./...
+bench: $(pg18) build ## figures against PostgreSQL's own tools, with misses (BENCH="-n 1 -mb 200" is shorter)
+	$(GO) run ./internal/bench $(BENCH)
 
 soak: tools build ## the random tests for SOAKTIME (30m)
 	LIFEBOAT_REQUIRE=all LIFEBOAT_SOAK=$(SOAKTIME) $(GO) test -p 1 -run 'Soak|Random|Model' -count 1 -timeout 0 ./history/... ./agent/... ./internal/proof/...

@@ -1,0 +1,121 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// home is a configuration with its repository, key and state, in a folder that
+// can be copied.
+type home struct{ dir, slot string }
+
+func (h home) config() string { return filepath.Join(h.dir, "lifeboat.yaml") }
+func (h home) key() string    { return filepath.Join(h.dir, "lifeboat.key") }
+
+var (
+	setLines       = regexp.MustCompile(`(?m)^(rpo|wal_budget):.*\n`)
+	repositoryLine = regexp.MustCompile(`(?m)^repository:.*\n`)
+)
+
+// attach makes a home for a database and prepares the database. The settings are
+// the defaults, but for a schema that need not rest for 10 s, an unlimited WAL
+// budget, and rpo.
+func (b *bench) attach(ctx context.Context, db string, rpo time.Duration) (home, error) {
+	b.serial++
+	h := home{dir: filepath.Join(b.dir, fmt.Sprintf("%s-%d", db, b.serial)), slot: "bench_" + db}
+	if err := os.Mkdir(h.dir, 0o755); err != nil {
+		return h, err
+	}
+	if _, err := b.lifeboatRun(ctx, h, "init", "--repo", filepath.Join(h.dir, "repository"), "--source", b.dsn(db), "--key", h.key()); err != nil {
+		return h, err
+	}
+	text, err := os.ReadFile(h.config())
+	if err != nil {
+		return h, err
+	}
+	s := repositoryLine.ReplaceAllString(setLines.ReplaceAllString(string(text), ""), "")
+	s += fmt.Sprintf("repository: repository\nslot: %[1]s\npublication: %[1]s\nwal_budget: unlimited\nschema_quiet: 100ms\nrpo: %[2]s\n", h.slot, rpo)
+	if err := os.WriteFile(h.config(), []byte(s), 0o644); err != nil {
+		return h, err
+	}
+	_, err = b.lifeboatRun(ctx, h, "attach", "--quiet")
+	return h, err
+}
+
+// detach undoes attach.
+func (b *bench) detach(ctx context.Context, h home) error {
+	_, err := b.lifeboatRun(ctx, h, "detach", "--yes", "--quiet")
+	return err
+}
+
+func (b *bench) lifeboatRun(ctx context.Context, h home, args ...string) (usage, error) {
+	return b.command(ctx, "lifeboat-"+args[0], b.lifeboat, append(args, "--config", h.config())...)
+}
+
+// agent is `lifeboat run`.
+type agent struct {
+	*child
+	copied atomic.Int64 // tables whose base is durable
+	ready  atomic.Bool
+	last   atomic.Int64 // when the newest base was, in Unix nanoseconds
+}
+
+func (b *bench) runAgent(h home) (*agent, error) {
+	a := &agent{}
+	var err error
+	a.child, err = b.start("lifeboat", nil, func(line string) {
+		switch {
+		case strings.Contains(line, `msg="table copied"`):
+			a.copied.Add(1)
+			a.last.Store(time.Now().UnixNano())
+		case strings.Contains(line, `msg="every table has its base`):
+			a.ready.Store(true)
+		}
+	}, b.lifeboat, "run", "--config", h.config())
+	return a, err
+}
+
+func (b *bench) untilReady(ctx context.Context, a *agent) error {
+	return b.poll(ctx, 10*time.Minute, a.child, func() (bool, error) { return a.ready.Load(), nil })
+}
+
+// capture attaches to a database and runs the agent until every table has its base.
+func (b *bench) capture(ctx context.Context, db string, rpo time.Duration) (home, *agent, error) {
+	h, err := b.attach(ctx, db, rpo)
+	if err != nil {
+		return h, nil, err
+	}
+	a, err := b.runAgent(h)
+	if err != nil {
+		return h, nil, err
+	}
+	return h, a, b.untilReady(ctx, a)
+}
+
+// restore makes a database from a home, and gives what that took.
+func (b *bench) restore(ctx context.Context, h home, db string) (usage, error) {
+	if err := b.createDB(ctx, db); err != nil {
+		return usage{}, err
+	}
+	return b.lifeboatRun(ctx, h, "restore", "--at", "latest", "--to", b.dsn(db), "--key", h.key())
+}
+
+// treeSize gives the bytes of the files below dir.
+func treeSize(dir string) int64 {
+	var n int64
+	_ = filepath.WalkDir(dir, func(_ string, d os.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			if info, err := d.Info(); err == nil {
+				n += info.Size()
+			}
+		}
+		return nil
+	})
+	return n
+}

@@ -1,0 +1,149 @@
+// Command bench measures Lifeboat against PostgreSQL's own tools on a real server
+// and prints each figure beside its target, misses included. It types what an
+// administrator types: the lifeboat binary and PostgreSQL's programs.
+//
+// Each figure is the median of the ratios of interleaved pairs: ours, then the
+// peer's, then the other way round, so that a machine that grows slower on the way
+// slows both. The server runs with fsync off in both arms; our store keeps every
+// fsync. CPU seconds are user and system time of the client processes, without the
+// server's. `make bench` installs and builds first; -n makes it shorter.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func main() {
+	// The programs end with the thread that started them (PR_SET_PDEATHSIG): it is
+	// the main one, which ends with the process only.
+	runtime.LockOSThread()
+	os.Exit(run())
+}
+
+// options say what is measured, how often and at what size.
+type options struct {
+	pairs, changes, megabytes, seconds int
+	lifeboat, pg, dir                  string
+	only                               []string
+	keep                               bool
+}
+
+// bench is one run of the program.
+type bench struct {
+	options
+	port    int
+	running []*child
+	serial  int
+	results []*result
+}
+
+// figure measures something and adds to results.
+type figure struct {
+	name string
+	do   func(*bench, context.Context) error
+}
+
+func figures() []figure {
+	return []figure{
+		{"drain", (*bench).drain}, {"base", (*bench).base}, {"memory", (*bench).memory}, {"tps", (*bench).tps},
+	}
+}
+
+func parse() (o options, err error) {
+	var only string
+	flag.IntVar(&o.pairs, "n", 5, "interleaved pairs per figure")
+	flag.IntVar(&o.changes, "changes", 1_000_000, "row changes to drain")
+	flag.IntVar(&o.megabytes, "mb", 1200, "size of the database to copy and restore, in MB")
+	flag.IntVar(&o.seconds, "seconds", 10, "length of each pgbench run")
+	flag.StringVar(&o.lifeboat, "lifeboat", "./lifeboat", "the lifeboat binary")
+	flag.StringVar(&o.pg, "pg", filepath.Join(".tools", "pg18"), "folder of a PostgreSQL installation")
+	flag.StringVar(&only, "only", "drain,base,memory,tps", "figures to measure (base brings the restore)")
+	flag.BoolVar(&o.keep, "keep", false, "keep the folder with logs and profiles")
+	flag.Parse()
+	o.only = strings.Split(only, ",")
+	if o.pairs < 1 || o.changes < 4 || o.megabytes < 1 || o.seconds < 1 || flag.NArg() > 0 {
+		return o, errors.New("-n, -mb and -seconds are at least 1, -changes 4, and there are no arguments")
+	}
+	for what, p := range map[string]*string{"make build": &o.lifeboat, "make tools": &o.pg} {
+		if *p, err = filepath.Abs(*p); err != nil {
+			return o, err
+		}
+		if *p, err = filepath.EvalSymlinks(*p); err != nil {
+			return o, fmt.Errorf("%w: `%s` brings it", err, what)
+		}
+	}
+	return o, nil
+}
+
+func run() int {
+	o, err := parse()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		return 2
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	b := &bench{options: o}
+	err = b.all(ctx)
+	b.stopAll()
+	if b.dir != "" && !b.keep {
+		err = errors.Join(err, os.RemoveAll(b.dir))
+	}
+	b.print(os.Stdout)
+	switch {
+	case ctx.Err() != nil:
+		fmt.Fprintln(os.Stderr, "bench: interrupted; nothing of it runs any more")
+		return 130
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		return 1
+	}
+	return 0
+}
+
+// all measures every figure that is asked for. A figure that fails is told at the
+// end; the others are still measured.
+func (b *bench) all(ctx context.Context) error {
+	var err error
+	if b.dir, err = os.MkdirTemp("", "lifeboat-bench-"); err != nil {
+		return err
+	}
+	if err := os.Chmod(b.dir, 0o711); err != nil { // the server's user passes through
+		return err
+	}
+	if err := b.startServer(ctx); err != nil {
+		return err
+	}
+	fmt.Printf("PostgreSQL in %s, %d processors, fsync=off for the server in every arm, on for our store\n", b.pg, runtime.NumCPU())
+	var failed error
+	for _, f := range figures() {
+		if !slices.Contains(b.only, f.name) {
+			continue
+		}
+		began := time.Now()
+		fmt.Printf("\n== %s\n", f.name)
+		if err := f.do(b, ctx); err != nil {
+			failed = errors.Join(failed, fmt.Errorf("%s: %w", f.name, err))
+			fmt.Printf("   %s ended: %v\n", f.name, err)
+		}
+		for len(b.running) > 1 { // all but the server
+			b.stopLast()
+		}
+		fmt.Printf("   (%.0f s)\n", time.Since(began).Seconds())
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	return failed
+}
