@@ -30,6 +30,8 @@ type flusher struct {
 	durable record.LSN
 	// answered counts the maintenance entries that a position has answered.
 	answered uint64
+	// restorable: durable is past the first restorable position.
+	restorable bool
 }
 
 // run works until ctx ends, then makes everything that was received durable,
@@ -147,7 +149,7 @@ func (f *flusher) idle(ctx context.Context) error {
 	if pending || at <= f.durable {
 		return nil
 	}
-	if f.a.stream.Asked() || at-f.durable >= idleBytes || f.a.now().Sub(f.positioned) >= idleEvery {
+	if f.a.stream.Asked() || f.firstReached(at) || at-f.durable >= idleBytes || f.a.now().Sub(f.positioned) >= idleEvery {
 		return f.position(ctx)
 	}
 	if _, err := f.a.writer.Probe(ctx); err != nil {
@@ -157,6 +159,17 @@ func (f *flusher) idle(ctx context.Context) error {
 		return f.position(ctx)
 	}
 	return f.rotate(ctx)
+}
+
+// firstReached reports once that storing the position makes the lineage restorable:
+// an idle database must not wait for its next commit.
+func (f *flusher) firstReached(at record.LSN) bool {
+	if f.restorable {
+		return false
+	}
+	v := f.a.writer.View()
+	f.restorable = v.Ready && at >= v.First
+	return f.restorable && f.durable < v.First
 }
 
 // position makes the received position durable when nothing before it is pending.
