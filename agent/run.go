@@ -148,6 +148,8 @@ func permanent(err error) bool {
 		ErrSourceLost, ErrForeignSource, ErrNotAttached, ErrState, history.ErrFenced, history.ErrWrongKey,
 		history.ErrNoRepository, chunkstore.ErrDamaged, record.ErrCorrupt, record.ErrVersion, cdc.ErrSlotForeign,
 		cdc.ErrPublication, cdc.ErrPublicationMissing, cdc.ErrProtocol,
+		// The slot was waited for already, twice as long as a dead agent can hold it.
+		cdc.ErrSlotActive,
 	} {
 		if errors.Is(err, e) {
 			return true
