@@ -153,7 +153,18 @@ func Doctor(ctx context.Context, repo *history.Repository, s *history.Secrets, o
 	if err != nil {
 		return append(out, Finding{Name: "history", State: "fail", Why: err.Error(), Mend: "lifeboat verify"}), nil
 	}
+	slotWasThere(out)
 	return append(out, historyFindings(v)...), nil
+}
+
+// slotWasThere makes of a missing slot a fault: the log was fed by one, so changes
+// are being missed, and attach would not bring them back.
+func slotWasThere(found []Finding) {
+	for i := range found {
+		if f := &found[i]; f.Name == "slot" && f.State == string(cdc.Warn) {
+			f.State, f.Mend = string(cdc.Fail), "lifeboat run --new-base"
+		}
+	}
 }
 
 func historyFindings(v *history.View) []Finding {
