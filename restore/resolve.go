@@ -29,6 +29,17 @@ func (t Target) Resolve(ctx context.Context, v *history.View) (Point, error) {
 	if limit < v.First {
 		return Point{}, fmt.Errorf("resolve %s: %w: the oldest one is lsn:%s", t, ErrNoPoint, v.First)
 	}
+	if t.Kind == ByTime {
+		// The first position has no time of its own: without a commit at or before the
+		// target, the state of that position may be of any later time.
+		c, err := lastCommit(ctx, v, limit)
+		if err != nil {
+			return Point{}, err
+		}
+		if c.End == 0 {
+			return Point{}, fmt.Errorf("resolve %s: %w: no commit of that time or before it is known; the oldest point is lsn:%s", t, ErrNoPoint, v.First)
+		}
+	}
 	p, err := pointAt(ctx, v, limit)
 	p.Inverted = inverted
 	return p, err
