@@ -36,13 +36,16 @@ var state struct {
 
 // Main runs the tests of a package and exits with their code: servers are stopped
 // and the folder is removed first. Call it from TestMain.
-func Main(m *testing.M) {
+func Main(m *testing.M) { os.Exit(MainCode(m)) }
+
+// MainCode is Main for a TestMain that has more to do before it exits.
+func MainCode(m *testing.M) int {
 	code, err := run(m)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "testpg:", err)
 		code = 1
 	}
-	os.Exit(code)
+	return code
 }
 
 func run(m *testing.M) (code int, err error) {
