@@ -63,6 +63,7 @@ type outcome struct {
 func outcomes() []outcome {
 	return []outcome{
 		{errRefused, exitRefused, ""},
+		{cdc.ErrSlotActive, exitLater, "Only one agent may follow a database: stop the other one. One that was killed lets go within two minutes."},
 		{agent.ErrLater, exitLater, "Nothing was changed: run the same command again in a moment."},
 		{agent.ErrForeignSource, exitRefused, "Check source: in the configuration. A database that was restored or moved on purpose goes on under `lifeboat run --adopt`."},
 		{agent.ErrNotAttached, exitUsage, "Run `lifeboat attach` first; `lifeboat attach --dry-run` shows what it does."},
@@ -72,7 +73,6 @@ func outcomes() []outcome {
 		{cdc.ErrSlotForeign, exitRefused, "Give this database a slot of its own: slot: in the configuration."},
 		{cdc.ErrPublication, exitRefused, "Give it a name of its own: publication: in the configuration."},
 		{cdc.ErrPublicationMissing, exitSourceLost, "`lifeboat attach` makes it again; then `lifeboat run --new-base`."},
-		{cdc.ErrSlotActive, exitLater, "Another agent holds the slot; only one may follow a database."},
 		{cdc.ErrBusy, exitLater, "Nothing was changed: run the same command again in a moment."},
 		{agent.ErrSourceLost, exitSourceLost, "`lifeboat doctor` names what is missing; `lifeboat run --new-base` begins again and names the gap."},
 		{history.ErrNoRepository, exitNoRepo, "Check the path, and that its disk is mounted; `lifeboat init` makes a new repository."},

@@ -130,6 +130,9 @@ func (a *app) planInit(f initFlags) (*initPlan, error) {
 	dir := filepath.Dir(p.config)
 	p.key = orDefault(a.flags.key, filepath.Join(dir, "lifeboat.key"))
 	p.state = a.defaultState(p.config)
+	if _, err := agent.LoadSecrets(p.state); !errors.Is(err, agent.ErrState) {
+		return nil, fmt.Errorf("%w: %s is the state of an agent already; put the configuration into another folder (--config)", errRefused, p.state)
+	}
 	return p, p.write(f)
 }
 

@@ -58,5 +58,5 @@ func interruption(ctx context.Context, err error) error {
 	if err == nil || !ok || isVerdict(err) {
 		return err
 	}
-	return fmt.Errorf("%w: %w", cause, err)
+	return cause
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -86,8 +87,20 @@ func (a *app) openAsAgent(ctx context.Context) (*config, *history.Repository, *h
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	s, err := agent.LoadSecrets(c.State)
+	s, err := loadSecrets(c, repo)
 	return c, repo, s, err
+}
+
+// loadSecrets reads the agent's secrets, which must be this repository's.
+func loadSecrets(c *config, repo *history.Repository) (*history.Secrets, error) {
+	s, err := agent.LoadSecrets(c.State)
+	if err != nil {
+		return nil, err
+	}
+	if hex.EncodeToString(s.Repository[:]) != repo.Config().Repository {
+		return nil, fmt.Errorf("the secrets in %s are of another repository than %s: %w", c.State, c.Repository, agent.ErrState)
+	}
+	return s, nil
 }
 
 // openAsReader takes the operator's identity when one is named, else the agent's
@@ -98,7 +111,7 @@ func (a *app) openAsReader(ctx context.Context) (*config, *history.Repository, *
 		return nil, nil, nil, err
 	}
 	if a.keyFile() == "" && !repo.Config().Plaintext {
-		s, err := agent.LoadSecrets(c.State)
+		s, err := loadSecrets(c, repo)
 		return c, repo, s, err
 	}
 	s, err := a.unlock(ctx, repo, "")

@@ -99,7 +99,7 @@ func (a *app) restore(ctx context.Context, f restoreFlags) error {
 	p := a.newProgress()
 	report, err := plan.Materialise(ctx, f.to, s, p)
 	p.end()
-	if report != nil {
+	if report != nil && (err == nil || errors.Is(err, restore.ErrLosses)) {
 		if e := a.printRestore(report); e != nil {
 			return errors.Join(err, e)
 		}

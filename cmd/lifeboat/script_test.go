@@ -9,11 +9,18 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"lifeboat.im/lifeboat/internal/testpg"
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"lifeboat": main})
+	testscript.Main(servers{m}, map[string]func(){"lifeboat": main})
 }
+
+// servers runs the tests with testpg's servers at hand.
+type servers struct{ m *testing.M }
+
+func (s servers) Run() int { return testpg.MainCode(s.m) }
 
 // TestScripts runs the real program by the scripts in testdata/script; none of
 // them needs a server. `code N command…` runs a command that must end with N.
@@ -21,8 +28,14 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:   filepath.Join("testdata", "script"),
 		Setup: scriptEnv,
-		Cmds:  map[string]func(*testscript.TestScript, bool, []string){"code": codeCommand, "mode": modeCommand, "flip": flipCommand, "append": appendCommand, "recipient": recipientCommand},
+		Cmds:  scriptCommands(),
 	})
+}
+
+func scriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
+	return map[string]func(*testscript.TestScript, bool, []string){
+		"code": codeCommand, "mode": modeCommand, "flip": flipCommand, "append": appendCommand, "recipient": recipientCommand,
+	}
 }
 
 func scriptEnv(env *testscript.Env) error {
