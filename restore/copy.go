@@ -44,8 +44,7 @@ func (l *loader) loadBase(ctx context.Context, conns []*pgconn.PgConn, j *tableJ
 		return nil
 	}
 	g, gctx := errgroup.WithContext(ctx)
-	stream := len(conns) == 1 && j.asIs()
-	source := &baseSource{job: j, pieces: l.fetch(gctx, j.base.Pieces, stream), add: l.progress.Add, release: l.release}
+	source := &baseSource{job: j, pieces: l.fetch(gctx, j.base.Pieces, j.asIs()), add: l.progress.Add, release: l.release, ended: gctx.Err}
 	options, frozen := "", len(conns) == 1 && !j.loaded
 	if frozen {
 		options = " WITH (FREEZE)"
@@ -79,10 +78,10 @@ func (l *loader) loadBase(ctx context.Context, conns []*pgconn.PgConn, j *tableJ
 // piece is a part of a base that is, or is being, opened.
 type piece struct {
 	rows *chunkstore.Ref
-	long []record.Extent // of one line
-	part bool            // a part of a long line: more of it follows
-	last bool            // the last part of it
+	long []record.Extent // of one line, or of a part of one
 	cost int64           // bytes that it holds of the budget
+	// parts are those of a long line that is given piece by piece; all else is unset.
+	parts chan *piece
 
 	opened chan struct{}
 	data   []byte
@@ -93,58 +92,71 @@ type piece struct {
 // chunks are small, but a long line may be anything.
 const maxAhead = 24 << 20
 
-// fetch opens pieces ahead of their reader, in order. A long line is given in
+// fetch opens pieces ahead of their readers, in order. A long line is given in
 // parts when stream says that nobody needs it whole.
 func (l *loader) fetch(ctx context.Context, pieces []history.Piece, stream bool) <-chan *piece {
 	out := make(chan *piece, l.ahead)
-	send := func(p *piece, size uint64) bool {
-		p.cost, p.opened = min(int64(size), maxAhead), make(chan struct{})
-		if l.budget.Acquire(ctx, p.cost) != nil {
-			return false
-		}
-		select {
-		case out <- p:
-		case <-ctx.Done():
-			return false
-		}
-		go func() {
-			defer close(p.opened)
-			if p.rows != nil {
-				p.data, p.err = l.store.GetInto(ctx, chunkstore.KindRows, *p.rows, l.buffer())
-			} else {
-				p.data, p.err = l.view.Bytes(ctx, p.long)
-			}
-		}()
-		return true
-	}
 	go func() {
 		defer close(out)
 		for i := range pieces {
-			ref, long := pieces[i].Rows, pieces[i].Long
-			if ref != nil {
-				if !send(&piece{rows: ref}, ref.Size) {
-					return
-				}
-				continue
-			}
-			if !stream {
+			ok := false
+			switch ref, long := pieces[i].Rows, pieces[i].Long; {
+			case ref != nil:
+				ok = l.open(ctx, out, &piece{rows: ref}, ref.Size)
+			case stream:
+				ok = l.openParts(ctx, out, long)
+			default:
 				size := uint64(0)
 				for _, e := range long {
 					size += e.Length
 				}
-				if !send(&piece{long: long}, size) {
-					return
-				}
-				continue
+				ok = l.open(ctx, out, &piece{long: long}, size)
 			}
-			for k := range long {
-				if !send(&piece{long: long[k : k+1], part: true, last: k == len(long)-1}, long[k].Length) {
-					return
-				}
+			if !ok {
+				return // the context is done
 			}
 		}
 	}()
 	return out
+}
+
+// open hands a piece on, and fills it when the budget lets it.
+func (l *loader) open(ctx context.Context, to chan<- *piece, p *piece, size uint64) bool {
+	p.cost, p.opened = min(int64(size), maxAhead), make(chan struct{})
+	if l.budget.Acquire(ctx, p.cost) != nil {
+		return false
+	}
+	select {
+	case to <- p:
+	case <-ctx.Done():
+		return false
+	}
+	go func() {
+		defer close(p.opened)
+		if p.rows != nil {
+			p.data, p.err = l.store.GetInto(ctx, chunkstore.KindRows, *p.rows, l.buffer())
+		} else {
+			p.data, p.err = l.view.Bytes(ctx, p.long)
+		}
+	}()
+	return true
+}
+
+// openParts hands on a long line whose parts follow.
+func (l *loader) openParts(ctx context.Context, to chan<- *piece, long []record.Extent) bool {
+	p := &piece{parts: make(chan *piece, l.ahead)}
+	defer close(p.parts)
+	select {
+	case to <- p:
+	case <-ctx.Done():
+		return false
+	}
+	for k := range long {
+		if !l.open(ctx, p.parts, &piece{long: long[k : k+1]}, long[k].Length) {
+			return false
+		}
+	}
+	return true
 }
 
 // buffer gives the buffer of a chunk that is done with, or none.
@@ -175,15 +187,17 @@ type baseSource struct {
 	pieces  <-chan *piece
 	add     func(int64)
 	release func(*piece)
+	ended   func() error // why pieces stop before the last one; nil: they did not
 	mu      sync.Mutex // guards job
 }
 
 // baseReader gives one COPY the lines that stay of the pieces it takes.
 type baseReader struct {
 	*baseSource
-	cur    []byte   // what COPY gets next
-	runs   [][]byte // and after it
-	from   *piece   // whose bytes they are
+	cur    []byte        // what COPY gets next
+	runs   [][]byte      // and after it
+	from   *piece        // whose bytes they are
+	parts  <-chan *piece // of the long line that is being read
 	shaped []byte
 	err    error
 }
@@ -215,9 +229,24 @@ func (r *baseReader) next() error {
 		r.release(r.from)
 		r.from = nil
 	}
-	p, ok := <-r.pieces
-	if !ok {
+	r.runs = r.runs[:0]
+	from := r.pieces
+	if r.parts != nil {
+		from = r.parts
+	}
+	p, ok := <-from
+	if err := r.ended(); !ok && err != nil {
+		return err
+	}
+	switch {
+	case !ok && r.parts != nil: // the end of a long line
+		r.parts, r.runs = nil, append(r.runs, newline)
+		return nil
+	case !ok:
 		return io.EOF
+	case p.parts != nil:
+		r.parts = p.parts
+		return nil
 	}
 	<-p.opened
 	r.from = p
@@ -225,14 +254,7 @@ func (r *baseReader) next() error {
 		return fmt.Errorf("table %s: read its base: %w", r.job.name, p.err)
 	}
 	r.add(int64(len(p.data)))
-	r.runs = r.runs[:0]
-	switch {
-	case p.part:
-		if r.runs = append(r.runs, p.data); p.last {
-			r.runs = append(r.runs, newline)
-		}
-		return nil
-	case p.rows != nil && r.job.asIs():
+	if r.job.asIs() {
 		r.runs = append(r.runs, p.data)
 		return nil
 	}

@@ -36,6 +36,10 @@ type lab struct {
 	rows   map[uint32][]string // at the source now
 }
 
+func labLineage() history.LineageID {
+	return history.LineageID{Source: record.Source{SystemID: 7, Database: 5}, Lineage: record.Lineage{1, 2, 3}}
+}
+
 const labStart = record.LSN(0x1000000)
 
 func must[T any](t testing.TB) func(T, error) T {
@@ -57,15 +61,22 @@ func check(t testing.TB, err error) {
 
 func newLab(t testing.TB) *lab {
 	t.Helper()
+	mem := storetest.NewMemory(t)
+	l := newLabOn(t, mem)
+	l.mem = mem
+	return l
+}
+
+func newLabOn(t testing.TB, b chunkstore.Backend) *lab {
+	t.Helper()
 	ctx := t.Context()
 	op := must[*age.X25519Identity](t)(age.GenerateX25519Identity())
-	l := &lab{t: t, mem: storetest.NewMemory(t), lsn: labStart, xid: 5_000_000_000, rows: map[uint32][]string{}}
+	l := &lab{t: t, lsn: labStart, xid: 5_000_000_000, rows: map[uint32][]string{}}
 	l.clock = record.FromTime(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC))
-	repo, secrets, err := history.Create(ctx, l.mem, history.CreateOptions{Recipients: []string{op.Recipient().String()}})
+	repo, secrets, err := history.Create(ctx, b, history.CreateOptions{Recipients: []string{op.Recipient().String()}})
 	check(t, err)
 	l.secrets = secrets
-	id := history.LineageID{Source: record.Source{SystemID: 7, Database: 5}, Lineage: record.Lineage{1, 2, 3}}
-	l.log = repo.Log(secrets, id, nil)
+	l.log = repo.Log(secrets, labLineage(), nil)
 	l.w, err = l.log.Begin(ctx, nil, history.KeyDir(filepath.Join(t.TempDir(), "keys")), history.Opening{
 		Timeline: 1, Slot: "lifeboat", ServerVersion: 180006, XMax: l.xid, Durable: l.lsn,
 	})
@@ -239,8 +250,16 @@ func newSourceWith(t testing.TB, adapt func(l *lab), ddl ...string) *lab {
 	t.Helper()
 	src := testpg.Shared(t, 18).Database(t)
 	src.Exec(t, ddl...)
-	l := newLab(t)
-	l.src = src
+	mem := storetest.NewMemory(t)
+	l := newLabOn(t, mem)
+	l.mem, l.src = mem, src
+	l.copyAll(adapt)
+	return l
+}
+
+// copyAll copies the source as it is.
+func (l *lab) copyAll(adapt func(l *lab)) {
+	l.t.Helper()
 	l.catalog()
 	if adapt != nil {
 		adapt(l)
@@ -251,7 +270,6 @@ func newSourceWith(t testing.TB, adapt func(l *lab), ddl ...string) *lab {
 		l.base(r, l.rows[r.OID])
 	}
 	l.ready()
-	return l
 }
 
 // catalog reads the source's tables.
