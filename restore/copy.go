@@ -188,7 +188,7 @@ type baseSource struct {
 	add     func(int64)
 	release func(*piece)
 	ended   func() error // why pieces stop before the last one; nil: they did not
-	mu      sync.Mutex // guards job
+	mu      sync.Mutex   // guards job
 }
 
 // baseReader gives one COPY the lines that stay of the pieces it takes.

@@ -342,3 +342,40 @@ func TestOlderTargetForeignRoles(t *testing.T) {
 	}
 	l.equal(d, want)
 }
+
+// TestAcceptIncomplete: a table without a copy stays empty, one whose columns
+// changed is restored as best known, and both are named.
+func TestAcceptIncomplete(t *testing.T) {
+	l := newSource(t, `CREATE TABLE a (i int PRIMARY KEY, gone text, v text)`, `INSERT INTO a VALUES (1, 'x', 'one')`, `CREATE TABLE b (i int)`)
+	old, late := l.rel("a"), uint32(0)
+	l.src.Exec(t, `ALTER TABLE a DROP COLUMN gone`, `ALTER TABLE a ADD COLUMN w text`, `CREATE TABLE late (i int)`)
+	check(t, l.w.Note(t.Context(), history.Note{Kind: history.NoteIncomplete, Table: old.OID, Name: "public.a", Reason: "its columns changed", From: l.lsn}))
+	l.catalog()
+	late = l.rel("late").OID
+	l.lsn += 0x100
+	check(t, l.w.Note(t.Context(), history.Note{Kind: history.NotePosition, Durable: l.lsn, Time: l.clock}))
+	l.schema(l.tables...)
+	x := &tx{}
+	x.add(l.rel("a"), record.Insert, "", "2\ttwo\tw")
+	x.add(l.rel("b"), record.Insert, "", "7")
+	l.segment(x)
+	if _, _, err := l.restore("latest", Options{}); !errors.Is(err, ErrIncomplete) {
+		t.Fatalf("not accepted: %v", err)
+	}
+	d, report, err := l.restore("latest", Options{AcceptIncomplete: true})
+	check(t, err)
+	have := d.Query(t, `SELECT (SELECT string_agg(concat_ws(',', i, v, w), ' ' ORDER BY i) FROM a), (SELECT count(*) FROM late), (SELECT sum(i) FROM b)`)[0]
+	if have[0] != "1,one 2,two" || have[1] != "0" || have[2] != "7" {
+		t.Fatalf("have %v", have)
+	}
+	notes := strings.Join(report.Notes, "\n")
+	if !strings.Contains(notes, "public.a is not exact") || !strings.Contains(notes, "public.late is not exact") {
+		t.Fatalf("notes of table %d: %q", late, notes)
+	}
+	// Rows of some tables alone do not touch the others' intervals.
+	d, _, err = l.restore("latest", Options{Only: []string{"public.b"}})
+	check(t, err)
+	if have := d.Query(t, `SELECT (SELECT count(*) FROM a), (SELECT sum(i) FROM b)`)[0]; have[0] != "0" || have[1] != "7" {
+		t.Fatalf("only b: %v", have)
+	}
+}
