@@ -460,3 +460,42 @@ func TestIdentityPutBack(t *testing.T) {
 		t.Errorf("%+v", tab)
 	}
 }
+
+// Two attachers of one database: one works, the other is told to try again later.
+func TestOneAttacher(t *testing.T) {
+	d := testpg.Shared(t, testpg.Newest).Database(t)
+	d.Exec(t, "CREATE TABLE t (id int PRIMARY KEY)")
+	s := sourceOf(t, d, "")
+	if err := s.CreatePublication(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	d.Exec(t, fmt.Sprintf("SELECT pg_advisory_lock(%d)", int64(attachKey)))
+	if err := s.Enter(t.Context(), tableOf(t, s, "t")); !errors.Is(err, ErrBusy) {
+		t.Errorf("beside another attacher: %v", err)
+	}
+	d.Exec(t, "SELECT pg_advisory_unlock_all()")
+	other := sourceOf(t, d, "")
+	results := make(chan error, 2)
+	for _, x := range []*Source{s, other} {
+		tab := tableOf(t, x, "t")
+		go func() {
+			results <- again(t.Context(), func() error {
+				err := x.Enter(t.Context(), tab)
+				if errors.Is(err, ErrChanged) {
+					tab = tableOf(t, x, "t")
+				}
+				return err
+			})
+		}()
+	}
+	// The slower one finds that the identity is not what its catalog said, or that
+	// the table is there.
+	for range 2 {
+		if err := <-results; err != nil {
+			t.Error(err)
+		}
+	}
+	if x := tableOf(t, s, "t"); !x.InPublication || x.Replident != 'f' {
+		t.Errorf("%+v", x)
+	}
+}
