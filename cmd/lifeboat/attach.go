@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -76,10 +77,14 @@ func (a *app) change(ctx context.Context, dry bool, f changeFunc, done string) e
 		}
 		return jsonErr
 	}
+	show := a.say
+	if dry {
+		show = a.fact
+	}
 	for _, step := range steps {
-		a.fact("-- %s", step.Why)
+		show("-- %s", step.Why)
 		if step.SQL != "" {
-			a.fact("%s", step.SQL)
+			show("%s", strings.TrimSpace(step.SQL))
 		}
 	}
 	switch {

@@ -85,7 +85,7 @@ func (a *app) find(ctx context.Context, f findFlags) error {
 	}
 	switch {
 	case len(out) == 0:
-		a.fact("No such commit among those up to lsn:%s (%s).", v.Durable, moment(v.DurableTime.Time()))
+		a.fact("No such commit among those up to lsn:%s%s.", v.Durable, atMoment(commitTime(v.DurableTime)))
 	case f.limit > 0 && len(out) == f.limit:
 		a.say("There may be older ones: --limit 0 prints all.")
 	}

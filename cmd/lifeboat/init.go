@@ -217,12 +217,11 @@ func (a *app) reportInit(p *initPlan, f initFlags, id string, recipients []strin
 		a.fact("It is not encrypted: whoever can read the folder can read your data.")
 	case madeKey:
 		a.fact("Wrote the operator's identity to %s (recipient %s).", p.key, recipients[0])
-		a.fact("")
-		a.fact("This file opens the backup and nothing else does. Without it nothing can be")
-		a.fact("restored; whoever has it can read everything. It must not live on this host:")
-		a.fact("  lifeboat key paper --key %s     prints it", p.key)
-		a.fact("  lifeboat key test --key COPY    proves that a copy of it works")
-		a.fact("then delete it here. The backup goes on without it.")
+		a.fact("It opens the backup and nothing else does, and it must not live on this host.")
+		a.say("Without it nothing can be restored; whoever has it can read everything.")
+		a.say("  lifeboat key paper --key %s    prints it", p.key)
+		a.say("  lifeboat key test --key COPY            proves that a copy of it works")
+		a.say("Then delete it here: the backup goes on without it.")
 	default:
 		a.fact("It opens with the identities of:")
 		for _, r := range recipients {

@@ -110,12 +110,15 @@ func (a *app) openAsReader(ctx context.Context) (*config, *history.Repository, *
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	if a.keyFile() == "" && !repo.Config().Plaintext {
-		s, err := loadSecrets(c, repo)
-		return c, repo, s, err
-	}
-	s, err := a.unlock(ctx, repo, "")
+	s, err := a.readerSecrets(ctx, c, repo)
 	return c, repo, s, err
+}
+
+func (a *app) readerSecrets(ctx context.Context, c *config, repo *history.Repository) (*history.Secrets, error) {
+	if a.keyFile() == "" && !repo.Config().Plaintext {
+		return loadSecrets(c, repo)
+	}
+	return a.unlock(ctx, repo, "")
 }
 
 // openView reads the log of a lineage: the one named, else the one in the state

@@ -20,7 +20,7 @@ type branch struct {
 	ParentAt   string      `json:"parent_lsn,omitempty"`
 	From       string      `json:"from_lsn"`
 	Until      string      `json:"until_lsn"`
-	UntilTime  time.Time   `json:"until_time"`
+	UntilTime  time.Time   `json:"until_time,omitzero"` // of the newest commit; zero: none yet
 	Restorable bool        `json:"restorable"`
 	Commits    uint64      `json:"commits"`
 	Marks      []markPoint `json:"marks"`
@@ -102,7 +102,7 @@ func (a *app) parseSince(s string) (time.Time, error) {
 
 func describe(v *history.View, since time.Time) branch {
 	b := branch{
-		Lineage: v.ID.String(), From: v.First.String(), Until: v.Durable.String(), UntilTime: v.DurableTime.Time(),
+		Lineage: v.ID.String(), From: v.First.String(), Until: v.Durable.String(), UntilTime: commitTime(v.DurableTime),
 		Restorable: v.First != 0 && v.First <= v.Durable, Marks: []markPoint{}, Holes: []hole{},
 	}
 	if p := v.Epochs[0].Parent; p != nil {
@@ -132,6 +132,14 @@ func describe(v *history.View, since time.Time) branch {
 	return b
 }
 
+// commitTime gives the zero time where the log has no commit yet.
+func commitTime(t record.Time) time.Time {
+	if t == 0 {
+		return time.Time{}
+	}
+	return t.Time()
+}
+
 func openEnd(l record.LSN) string {
 	if l == 0 {
 		return ""
@@ -147,7 +155,7 @@ func (a *app) printBranch(b branch) {
 	if !b.Restorable {
 		a.fact("  restorable  not yet: the first copy of every table is not done; followed up to lsn:%s", b.Until)
 	} else {
-		a.fact("  restorable  every commit from lsn:%s to lsn:%s (%s)", b.From, b.Until, moment(b.UntilTime))
+		a.fact("  restorable  every commit from lsn:%s to lsn:%s%s", b.From, b.Until, atMoment(b.UntilTime))
 		a.fact("  commits     %d", b.Commits)
 	}
 	for _, m := range b.Marks {

@@ -69,6 +69,14 @@ func moment(t time.Time) string {
 	return t.Local().Format("2006-01-02T15:04:05.000000-07:00")
 }
 
+// atMoment is moment in brackets, nothing for the zero time.
+func atMoment(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return " (" + moment(t) + ")"
+}
+
 // took prints how long something took.
 func took(d time.Duration) string {
 	if d < 10*time.Second {

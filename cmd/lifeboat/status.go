@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"lifeboat.im/lifeboat/agent"
+	"lifeboat.im/lifeboat/record"
 )
 
 func statusCommand(a *app) *cobra.Command {
@@ -34,7 +35,11 @@ func (a *app) status(ctx context.Context) error {
 		return err
 	}
 	a.fact("Source             %s, lineage %s, epoch %d", r.Source, r.Lineage, r.Epoch)
-	a.fact("Last recoverable   lsn:%s, committed %s (%s ago)", r.DurableText, moment(r.DurableTime), took(a.now().Sub(r.DurableTime)))
+	if r.DurableTime.After(record.Time(0).Time()) {
+		a.fact("Last recoverable   lsn:%s, committed %s (%s ago)", r.DurableText, moment(r.DurableTime), took(a.now().Sub(r.DurableTime)))
+	} else {
+		a.fact("Last recoverable   lsn:%s; no commit since the first copy", r.DurableText)
+	}
 	a.printSource(r)
 	a.fact("Repository         %s in %s", mib(r.Bytes), count(r.Objects, "object", "objects"))
 	for _, t := range r.Incomplete {

@@ -94,7 +94,7 @@ func (d *demo) command(ctx context.Context, as *syscall.Credential, path string,
 	var out, errOut bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errOut
 	if err := cmd.Run(); err != nil {
-		return out.String(), fmt.Errorf("%s: %w\n%s", filepath.Base(path), err, tail(errOut.String()+out.String(), 15))
+		return out.String(), fmt.Errorf("%s: %w\n%s", filepath.Base(path), err, tail(out.String()+errOut.String(), 15))
 	}
 	return out.String(), nil
 }
@@ -102,10 +102,17 @@ func (d *demo) command(ctx context.Context, as *syscall.Credential, path string,
 // environment is what programs get: PostgreSQL's programs first in PATH, nothing
 // of the caller's PG* variables.
 func (d *demo) environment() []string {
-	return []string{
-		"PATH=" + filepath.Join(d.pg, "bin") + ":" + os.Getenv("PATH"), "HOME=" + d.dir, "LC_ALL=C", "TZ=" + os.Getenv("TZ"),
-		"NO_COLOR=1", "PGHOST=127.0.0.1", "PGPORT=" + strconv.Itoa(d.port), "PGCONNECT_TIMEOUT=10",
+	env := []string{
+		"PATH=" + filepath.Join(d.pg, "bin") + ":" + os.Getenv("PATH"), "HOME=" + d.dir, "LC_ALL=C",
+		"NO_COLOR=1", "PGHOST=127.0.0.1", "PGCONNECT_TIMEOUT=10",
 	}
+	if d.port != 0 {
+		env = append(env, "PGPORT="+strconv.Itoa(d.port))
+	}
+	if zone, ok := os.LookupEnv("TZ"); ok {
+		env = append(env, "TZ="+zone)
+	}
+	return env
 }
 
 // serverUser gives the user that PostgreSQL runs as: ourselves, or nobody when we
