@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"lifeboat.im/lifeboat/cdc"
@@ -39,6 +40,7 @@ type capture struct {
 	stopped  error
 	recent   []recentCommit
 	trackers map[*tracker]struct{}
+	held     atomic.Int32   // copies whose snapshot is not tracked yet
 	notes    []history.Note // to be durable before the next segment
 	// received is the end of the newest received commit or idle position; durable is
 	// where the log stood when the stream began.
@@ -131,17 +133,30 @@ func (c *capture) Relation(r *cdc.StreamRelation) error {
 
 // suspectLocked opens an incomplete interval from the last position at which the
 // catalog was certain; c.mu is held.
-func (c *capture) suspectLocked(t *table, why string) {
+func (c *capture) suspectLocked(t *table, why string) { c.suspectFrom(t, why, c.certain) }
+
+// suspectRow is suspectLocked for what a row of the stream tells, which may be far
+// behind the catalog: the table was exact up to the commit before it at most.
+func (c *capture) suspectRow(t *table, why string) {
+	c.suspectFrom(t, why, min(c.certain, c.received))
+}
+
+func (c *capture) suspectFrom(t *table, why string, from record.LSN) {
 	t.known = false
+	for k := range c.trackers {
+		if k.oid == t.oid {
+			k.suspect = why
+		}
+	}
 	if t.wanted == "" {
 		t.wanted = why
 	}
 	if t.open {
 		return
 	}
-	t.open, t.openFrom = true, c.certain
-	c.log.Warn("table incomplete", "table", t.name(), "from", c.certain.String(), "reason", why)
-	c.notes = append(c.notes, history.Note{Kind: history.NoteIncomplete, Table: t.oid, Name: t.name(), Reason: why, From: c.certain})
+	t.open, t.openFrom = true, from
+	c.log.Warn("table incomplete", "table", t.name(), "from", from.String(), "reason", why)
+	c.notes = append(c.notes, history.Note{Kind: history.NoteIncomplete, Table: t.oid, Name: t.name(), Reason: why, From: from})
 }
 
 func (c *capture) suspect(t *table, why string) {
@@ -192,7 +207,7 @@ func (c *capture) Row(oid uint32, op record.Op, row *cdc.Row) error {
 	if !row.Complete(op) {
 		d.unsure = true
 		if full {
-			c.suspectLocked(st.table, "its replica identity was changed while we followed it")
+			c.suspectRow(st.table, "its replica identity was changed while we followed it")
 		}
 	}
 	times := 1

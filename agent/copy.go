@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -175,6 +176,8 @@ type proof struct {
 func (a *agent) copyTable(ctx context.Context, ct cdc.Table, workers int) (*proof, error) {
 	p := &proof{a: a, began: a.now()}
 	c := a.capture
+	release := c.hold()
+	defer release()
 	var err error
 	p.copied, err = a.source.Copy(ctx, ct, cdc.CopyOptions{
 		Workers: workers, NotBefore: a.opening.XMax, Max: a.o.Tuning.CopyMax,
@@ -182,6 +185,7 @@ func (a *agent) copyTable(ctx context.Context, ct cdc.Table, workers int) (*proo
 			c.mu.Lock()
 			defer c.mu.Unlock()
 			p.k = c.track(ct.Relation.OID, s)
+			release()
 			p.snapshotAt = a.now()
 			return p.k.received
 		},
@@ -233,7 +237,7 @@ func (p *proof) finish(ctx context.Context) error {
 	}
 	c.mu.Lock()
 	base.RecordsFrom = min(p.k.from(), exact)
-	predicted, known, broken := p.k.predicted, p.k.known, p.k.broken
+	predicted, known, broken := p.k.predicted, p.k.known, cmp.Or(p.k.broken, p.k.suspect)
 	c.mu.Unlock()
 	if broken != "" {
 		return fmt.Errorf("%s: %w", broken, cdc.ErrChanged)
@@ -262,6 +266,10 @@ func (a *agent) verdict(ctx context.Context, oid uint32, base *history.Base, k *
 	t.known = !k.after.unsure && base.Relation.Identity == record.Full
 	t.recordBytes, t.baseBytes, t.rows = k.bytes, base.Bytes, base.Digest.Count
 	t.exactFrom, t.copied, t.wanted, t.open = base.ExactFrom, a.now(), "", false
+	suspect := k.suspect != ""
+	if suspect { // between the base's entry and here: the entry has closed what was open
+		c.suspectFrom(t, k.suspect, from)
+	}
 	c.mu.Unlock()
 	if known && !met {
 		a.log.Error("a copy does not have the digest that the records predict", "table", name,
@@ -274,7 +282,7 @@ func (a *agent) verdict(ctx context.Context, oid uint32, base *history.Base, k *
 			return err
 		}
 	}
-	if !wasOpen {
+	if !wasOpen || suspect {
 		return nil
 	}
 	n := history.Note{Kind: history.NoteComplete, Table: oid, Name: name, Until: base.ExactFrom}

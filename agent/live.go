@@ -122,15 +122,20 @@ func liveTable(ctx context.Context, src *cdc.Source, log *history.Log, s *histor
 // expected computes the digest of the table under the copy's snapshot from what
 // the repository holds.
 func expected(ctx context.Context, src *cdc.Source, log *history.Log, s *history.Secrets, o Options, info history.BaseInfo, copied *cdc.Copied, snapshotAt time.Time) (sum record.Digest, why string, err error) {
-	// A note makes an idle agent store its position at once.
+	// A note makes an idle agent store its position at once. What others write to the
+	// WAL afterwards moves the walsender on, so one is not always enough.
 	nudge := history.Note{Kind: history.NoteUnpin, Name: "verify --live"}
-	if err := log.AppendNote(ctx, nudge); err != nil {
-		return sum, "", err
-	}
+	var nudged time.Time
 	var v *history.View
 	wait, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	_, err = src.Settle(wait, copied.ExactFrom, snapshotAt, func() (record.LSN, error) {
+		if o.Now().Sub(nudged) > time.Second {
+			nudged = o.Now()
+			if err := log.AppendNote(wait, nudge); err != nil {
+				return 0, err
+			}
+		}
 		if v, err = log.Load(wait); err != nil {
 			return 0, err
 		}

@@ -10,7 +10,8 @@ import (
 // close hands the current batch to the flusher and waits while one waits already
 // (G3: behind, we slow down; the log says so).
 func (c *capture) close() error {
-	c.cur.states = c.states()
+	b := c.cur
+	b.states = c.states()
 	if len(c.ready) > 0 {
 		began := c.now()
 		for len(c.ready) > 0 && c.stopped == nil {
@@ -23,7 +24,10 @@ func (c *capture) close() error {
 	if c.stopped != nil {
 		return c.stopped
 	}
-	c.ready = append(c.ready, c.cur)
+	if c.cur != b {
+		return nil // the flusher took it meanwhile
+	}
+	c.ready = append(c.ready, b)
 	c.cur = newBatch()
 	signal(c.wake)
 	return nil

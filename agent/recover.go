@@ -102,6 +102,17 @@ func (a *agent) recoverBases(ctx context.Context, view *history.View, epoch uint
 		if err != nil {
 			return err
 		}
+		if b.ExactFrom > view.Durable {
+			// The copy is ahead of what is durable: the stream brings commits again that its
+			// digest holds already. The running digest at the durable position is the one
+			// that the copy was held against, if there was one.
+			if s := out[oid]; s != nil {
+				s.Fingerprint = b.Fingerprint
+			} else {
+				out[oid] = &history.TableState{Table: oid, Fingerprint: b.Fingerprint}
+			}
+			continue
+		}
 		s := &history.TableState{Table: oid, Digest: b.Digest, Known: b.Relation.Identity == record.Full, Fingerprint: b.Fingerprint}
 		out[oid] = s
 		tables[oid] = &running{
@@ -114,7 +125,7 @@ func (a *agent) recoverBases(ctx context.Context, view *history.View, epoch uint
 		return nil
 	}
 	want := func(oid uint32) bool { return tables[oid] != nil }
-	return view.Records(ctx, after, view.Durable, want, func(t *record.Transaction, rel *record.Relation, r *record.Record) error {
+	err := view.Records(ctx, after, view.Durable, want, func(t *record.Transaction, rel *record.Relation, r *record.Record) error {
 		k := tables[rel.OID]
 		if t.End <= k.from || k.snap.Sees(t.XID) {
 			return nil
@@ -147,6 +158,15 @@ func (a *agent) recoverBases(ctx context.Context, view *history.View, epoch uint
 		}
 		return nil
 	})
+	if errors.Is(err, history.ErrNoKey) {
+		// A copy began in an epoch that is merged and closed to this host by now.
+		a.log.Warn("records before this epoch cannot be opened on this host: the digests of its copies begin again with the next ones")
+		for _, k := range tables {
+			k.state.Known = false
+		}
+		return nil
+	}
+	return err
 }
 
 // recoverSchema takes fingerprints that nothing else knows from a schema note of

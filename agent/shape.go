@@ -27,7 +27,7 @@ func (c *capture) resolve(st *streamTable) {
 		t = &table{oid: oid, rel: rel}
 		c.tables[oid] = t
 	}
-	c.suspectLocked(t, "its rows come in another shape than the catalog was seen with")
+	c.suspectRow(t, "its rows come in another shape than the catalog was seen with")
 	st.table, st.from, st.rel = t, t.rel, rel
 	st.hasher = record.NewHasher(c.digest[:], rel.Schema, rel.Name)
 	signal(c.asked)

@@ -3,6 +3,7 @@ package agent
 import (
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"lifeboat.im/lifeboat/history"
@@ -82,6 +83,8 @@ type tracker struct {
 	after  delta
 	bytes  uint64
 	broken string
+	// suspect: the table became incomplete after the snapshot, and why.
+	suspect string
 }
 
 // start sets the tracker up from the running state; c.mu is held.
@@ -157,10 +160,22 @@ func (k *tracker) from() record.LSN {
 	return k.received
 }
 
+// hold keeps every recent commit until release: between a copy's snapshot and its
+// track, a later look at the catalog must not forget what that snapshot does not
+// see. release may be called again and needs no lock.
+func (c *capture) hold() (release func()) {
+	c.held.Add(1)
+	var once sync.Once
+	return func() { once.Do(func() { c.held.Add(-1) }) }
+}
+
 // prune forgets the commits that every later snapshot sees: those below xmin.
 func (c *capture) prune(xmin record.XID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.held.Load() > 0 {
+		return
+	}
 	c.recent = slices.DeleteFunc(c.recent, func(r recentCommit) bool { return r.xid < xmin })
 }
 

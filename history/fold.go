@@ -188,7 +188,13 @@ func (s *State) foldNote(at Position, n *Note) error {
 			s.Incompletes[i].From = min(s.Incompletes[i].From, n.From)
 			break
 		}
-		s.Incompletes = append(s.Incompletes, Incomplete{Table: n.Table, Name: n.Name, Reason: n.Reason, From: n.From})
+		i := Incomplete{Table: n.Table, Name: n.Name, Reason: n.Reason, From: n.From}
+		for _, d := range s.Dropped { // old rows of a table that is known to be gone
+			if d.Table == n.Table && d.At >= n.From {
+				i.Until = d.At
+			}
+		}
+		s.Incompletes = append(s.Incompletes, i)
 	case NoteComplete:
 		s.close(n.Table, n.Until)
 	case NoteMark:
@@ -205,7 +211,11 @@ func (s *State) foldNote(at Position, n *Note) error {
 		s.Mismatches = append(s.Mismatches, Mismatch{Table: n.Table, Name: n.Name, Reason: n.Reason, From: n.From, Until: n.Until})
 	case NoteDropped:
 		s.Dropped = append(s.Dropped, Dropped{Table: n.Table, Name: n.Name, At: n.From})
-		s.close(n.Table, n.From)
+		for i := range s.Incompletes {
+			if c := &s.Incompletes[i]; c.Table == n.Table && c.Until == 0 {
+				c.Until = max(n.From, c.From)
+			}
+		}
 	case NoteCondemn:
 		s.Condemns = append(s.Condemns, at)
 	}

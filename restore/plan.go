@@ -110,6 +110,7 @@ func stateAt(ctx context.Context, v *history.View, at record.LSN, only []string)
 			return nil, err
 		}
 	}
+	st.addUnlisted(v, at, gaps, chosen, len(only) > 0)
 	for n, seen := range chosen {
 		if !seen {
 			return nil, fmt.Errorf("%w: there is no table %s at %s", ErrNoPoint, n, at)
@@ -147,6 +148,26 @@ func (st *state) chooseSchema(ctx context.Context, v *history.View, at record.LS
 	}
 	st.schema, err = v.Schema(ctx, st.info)
 	return gaps, err
+}
+
+// addUnlisted names the tables that may have been there at the position and that
+// the chosen schema does not list: they came in a schema gap, and what was seen of
+// them later says that they are not exact here. They cannot be restored; never
+// silently.
+func (st *state) addUnlisted(v *history.View, at record.LSN, gaps []history.Incomplete, chosen map[string]bool, chosenOnly bool) {
+	listed := map[uint32]bool{0: true}
+	for _, t := range st.schema.Tables {
+		listed[t.OID] = true
+	}
+	for _, list := range [][]history.Incomplete{gaps, v.Incompletes} {
+		for _, i := range list {
+			if _, ok := chosen[i.Name]; listed[i.Table] || !i.Covers(at) || chosenOnly && !ok {
+				continue
+			}
+			listed[i.Table] = true
+			st.incomplete = append(st.incomplete, Interval{Table: i.Name, Reason: i.Reason + " and it is not in the schema of this position", From: i.From, Until: i.Until})
+		}
+	}
 }
 
 func (st *state) addTable(ctx context.Context, v *history.View, at record.LSN, t history.SchemaTable, gaps []history.Incomplete) error {

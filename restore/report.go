@@ -61,7 +61,8 @@ const (
 	PhaseRows     Phase = "load rows"
 	PhaseChanges  Phase = "apply changes"
 	PhaseIndexes  Phase = "indexes and constraints"
-	PhaseVerify   Phase = "verify" // beside it ANALYZE
+	PhaseAnalyze  Phase = "analyze"
+	PhaseVerify   Phase = "verify"
 	PhaseFinished Phase = "finished"
 )
 
