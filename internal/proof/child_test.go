@@ -166,8 +166,9 @@ func startChild(t testing.TB, dir string, c childConfig) *child {
 	}
 	k.pid = cmd.Process.Pid
 	t.Cleanup(func() {
+		alive := !k.ended()
 		k.kill()
-		if t.Failed() {
+		if t.Failed() && alive {
 			t.Logf("the end of %s:\n%s", filepath.Base(k.log), k.tail(25))
 		}
 	})

@@ -48,6 +48,13 @@ func newLab(t testing.TB, major int, schema ...string) *lab {
 	t.Helper()
 	bin := filepath.Dir(testpg.Bin(t, testpg.Newest, "pg_dump"))
 	l := &lab{t: t, cluster: testpg.Start(t, major, nil), dir: t.TempDir()}
+	if keep := os.Getenv("LIFEBOAT_KEEP"); keep != "" { // for whoever looks for a bug
+		var err error
+		if l.dir, err = os.MkdirTemp(keep, t.Name()+"-"); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("repository, state and logs stay in %s", l.dir)
+	}
 	l.db = l.cluster.Database(t)
 	l.db.Exec(t, schema...)
 	l.child = childConfig{
@@ -68,6 +75,15 @@ func newLab(t testing.TB, major int, schema ...string) *lab {
 	l.repo, l.operator, err = history.Create(t.Context(), disk, history.CreateOptions{Recipients: []string{id.Recipient().String()}})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if os.Getenv("LIFEBOAT_KEEP") != "" {
+		b, err := l.operator.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(l.dir, "operator.secrets"), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := agent.SaveSecrets(l.child.State, l.operator); err != nil {
 		t.Fatal(err)
