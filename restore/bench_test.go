@@ -78,7 +78,7 @@ func BenchmarkRestore(b *testing.B) {
 
 func phases(r *Report) string {
 	var out []string
-	for _, p := range []Phase{PhaseSchema, PhaseRows, PhaseIndexes, PhaseAnalyze, PhaseVerify} {
+	for _, p := range []Phase{PhaseSchema, PhaseRows, PhaseIndexes, PhaseVerify} {
 		out = append(out, fmt.Sprintf("%s %.2fs", p, r.Took[p].Seconds()))
 	}
 	return strings.Join(out, ", ")

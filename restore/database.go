@@ -39,8 +39,8 @@ func (d *database) pins() map[string]string {
 	}
 }
 
-// connect reads what the target is.
-func connect(ctx context.Context, dsn string) (*database, error) {
+// connectConfig reads the target's address.
+func connectConfig(dsn string) (*database, error) {
 	cfg, err := pgconn.ParseConfig(dsn)
 	if err != nil {
 		return nil, fmt.Errorf("read the address of the target: %w", err)
@@ -49,7 +49,15 @@ func connect(ctx context.Context, dsn string) (*database, error) {
 	cfg.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
 		return pgproto3.NewFrontend(bufio.NewReaderSize(r, 256<<10), w)
 	}
-	d := &database{dsn: dsn, cfg: cfg, encoding: "UTF8"}
+	return &database{dsn: dsn, cfg: cfg, encoding: "UTF8"}, nil
+}
+
+// connect reads what the target is.
+func connect(ctx context.Context, dsn string) (*database, error) {
+	d, err := connectConfig(dsn)
+	if err != nil {
+		return nil, err
+	}
 	conn, err := d.open(ctx)
 	if err != nil {
 		return nil, err

@@ -60,15 +60,20 @@ func (l *loader) prepare(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("table %s: open its base: %w", t.Table, err)
 		}
-		schema, name := l.nameOf(t)
 		j := &tableJob{plan: t, base: b}
 		j.job = job{table: t.OID, digest: b.Digest, shape: &b.Relation, merge: &merge{
 			name: t.Table, from: b.RecordsFrom, snapshot: b.Snapshot, lines: l.view.Line,
-			hasher: record.NewHasher(l.digest, schema, name), keys: newKeyHasher(secret), index: index{mem: mem},
+			hasher: l.hasher(b), keys: newKeyHasher(secret), index: index{mem: mem},
 		}}
 		l.jobs = append(l.jobs, j)
 	}
 	return nil
+}
+
+// hasher makes the hasher of a table's lines: under the name that it had when it
+// was copied, because the base's digest is under that name.
+func (l *loader) hasher(b *history.Base) *record.Hasher {
+	return record.NewHasher(l.digest, b.Relation.Schema, b.Relation.Name)
 }
 
 func (l *loader) memory() int64 {

@@ -87,14 +87,13 @@ func (r *run) all(ctx context.Context) error {
 		{PhaseSchema, r.preData},
 		{PhaseRows, r.rows},
 		{PhaseIndexes, r.postData},
-		{PhaseAnalyze, r.analyze},
-		{PhaseVerify, func(ctx context.Context) error { return r.loader.verify(ctx, r.report) }},
+		{PhaseVerify, r.prove},
 	} {
 		began := r.plan.now()
 		if err := r.db.phase(ctx, r.conn, step.phase); err != nil {
 			return fmt.Errorf("note the phase in the target: %w", err)
 		}
-		if step.phase != PhaseVerify && step.phase != PhaseRows {
+		if step.phase == PhaseSchema || step.phase == PhaseIndexes {
 			r.progress.Start(step.phase, 0)
 		}
 		if err := step.do(ctx); err != nil {
@@ -265,28 +264,25 @@ JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'm' A
 	}
 }
 
+// prove reads every table back, while one session makes the statistics.
+func (r *run) prove(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return r.analyze(ctx) })
+	g.Go(func() error { return r.loader.verify(ctx, r.report) })
+	return g.Wait()
+}
+
 // analyze makes the planner's statistics.
 func (r *run) analyze(ctx context.Context) error {
-	work := make(chan *tableJob, len(r.loader.jobs))
+	conn, err := r.db.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer closeConn(conn)
 	for _, j := range r.loader.jobs {
-		work <- j
+		if err := runSQL(ctx, conn, "ANALYZE "+ident(j.target.Schema, j.target.Name)); err != nil {
+			return fmt.Errorf("analyze table %s: %w", j.name, err)
+		}
 	}
-	close(work)
-	g, ctx := errgroup.WithContext(ctx)
-	for range min(r.loader.workers, len(r.loader.jobs)) {
-		g.Go(func() error {
-			conn, err := r.db.open(ctx)
-			if err != nil {
-				return err
-			}
-			defer closeConn(conn)
-			for j := range work {
-				if err := runSQL(ctx, conn, "ANALYZE "+ident(j.target.Schema, j.target.Name)); err != nil {
-					return fmt.Errorf("analyze table %s: %w", j.name, err)
-				}
-			}
-			return nil
-		})
-	}
-	return g.Wait()
+	return nil
 }

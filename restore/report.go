@@ -61,8 +61,7 @@ const (
 	PhaseRows     Phase = "load rows"
 	PhaseChanges  Phase = "apply changes"
 	PhaseIndexes  Phase = "indexes and constraints"
-	PhaseAnalyze  Phase = "analyze"
-	PhaseVerify   Phase = "verify"
+	PhaseVerify   Phase = "verify" // beside it ANALYZE
 	PhaseFinished Phase = "finished"
 )
 

@@ -379,3 +379,30 @@ func TestAcceptIncomplete(t *testing.T) {
 		t.Fatalf("only b: %v", have)
 	}
 }
+
+// TestRenamedTable: the digest of a base stays under the name that it was made.
+func TestRenamedTable(t *testing.T) {
+	l := newSource(t, `CREATE TABLE a (i int PRIMARY KEY)`, `INSERT INTO a VALUES (1)`)
+	l.src.Exec(t, `ALTER TABLE a RENAME TO b`)
+	old := l.rows
+	l.catalog()
+	l.rows = old
+	l.schema(l.tables...)
+	l.change(`INSERT INTO b VALUES (2)`)
+	d, _, err := l.restore("latest", Options{Only: []string{"public.b"}, AcceptIncomplete: true})
+	check(t, err)
+	l.equal(d, l.snapshotRows())
+}
+
+// TestLargeTableByRanges: what several sessions load and read back.
+func TestLargeTableByRanges(t *testing.T) {
+	l := newSource(t, `CREATE TABLE a (i int PRIMARY KEY, v text)`, `CREATE TABLE small (i int)`,
+		`INSERT INTO a SELECT i, repeat(md5(i::text), 40) FROM generate_series(1, 30000) i`)
+	l.change(`UPDATE a SET v = 'x' WHERE i % 100 = 0`, `DELETE FROM a WHERE i > 29000`)
+	d, report, err := l.restore("latest", Options{Workers: 3})
+	check(t, err)
+	l.equal(d, l.snapshotRows())
+	if report.Rows != 29000 || report.Tables[0].Proof != ProofCommit {
+		t.Fatalf("%+v", report.Tables)
+	}
+}

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"strconv"
+	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"golang.org/x/sync/errgroup"
@@ -13,42 +15,107 @@ import (
 )
 
 // verify reads every table back and holds it against the digest of its commit
-// (P5), or, where nothing predicts that, against what was written.
+// (P5), or, where nothing predicts that, against what was written. Large tables
+// are read by all workers at once, in ranges of their pages.
 func (l *loader) verify(ctx context.Context, report *Report) error {
 	total := int64(0)
-	work := make(chan *tableJob, len(l.jobs))
 	for _, j := range l.jobs {
 		total += j.base.Bytes
+	}
+	defer func() {
+		for _, j := range l.jobs {
+			report.add(j)
+		}
+	}()
+	l.progress.Start(PhaseVerify, total)
+	conns, err := l.sessions(ctx, l.workers)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		for _, c := range conns {
+			closeConn(c)
+		}
+	}()
+	work := make(chan *tableJob, len(l.jobs))
+	for _, j := range l.jobs {
+		if j.base.Bytes >= largeBase && l.db.version >= 140000 { // the first with range scans by ctid
+			if err := l.readBack(ctx, conns, j); err != nil {
+				return err
+			}
+			continue
+		}
 		work <- j
 	}
 	close(work)
-	l.progress.Start(PhaseVerify, total)
 	g, gctx := errgroup.WithContext(ctx)
-	for range min(l.workers, len(l.jobs)) {
+	for _, conn := range conns {
 		g.Go(func() error {
-			conn, err := l.db.open(gctx)
-			if err != nil {
-				return err
-			}
-			defer closeConn(conn)
 			for j := range work {
-				if err := l.readBack(gctx, conn, j); err != nil {
+				if err := l.readBack(gctx, []*pgconn.PgConn{conn}, j); err != nil {
 					return err
 				}
 			}
 			return nil
 		})
 	}
-	err := g.Wait()
-	for _, j := range l.jobs {
-		report.add(j)
-	}
-	return err
+	return g.Wait()
 }
 
-func (l *loader) readBack(ctx context.Context, conn *pgconn.PgConn, j *tableJob) error {
-	sum := &lineSummer{hasher: j.hasher, add: l.progress.Add}
-	if _, err := conn.CopyTo(ctx, sum, copySQL(j.target, " TO STDOUT")); err != nil {
+// sum reads a table's lines by several sessions.
+func (l *loader) sum(ctx context.Context, conns []*pgconn.PgConn, j *tableJob) (*lineSummer, error) {
+	queries := []string{copySQL(j.target, " TO STDOUT")}
+	if len(conns) > 1 {
+		table := ident(j.target.Schema, j.target.Name)
+		rows, err := query(ctx, conns[0], "SELECT pg_catalog.pg_relation_size("+literal(table)+"::pg_catalog.regclass) / pg_catalog.current_setting('block_size')::bigint")
+		if err != nil {
+			return nil, err
+		}
+		pages, err := strconv.ParseInt(rows[0][0], 10, 64)
+		if err != nil {
+			return nil, err
+		}
+		queries = pageRanges(j.target, pages, len(conns))
+	}
+	sums := make([]*lineSummer, len(queries))
+	g, gctx := errgroup.WithContext(ctx)
+	for i, q := range queries {
+		sums[i] = &lineSummer{hasher: j.hasher, add: l.progress.Add}
+		if i > 0 {
+			sums[i].hasher = l.hasher(j.base)
+		}
+		g.Go(func() error {
+			_, err := conns[i].CopyTo(gctx, sums[i], q)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	for _, s := range sums[1:] {
+		sums[0].digest.Add(s.digest)
+		sums[0].bytes += s.bytes
+	}
+	return sums[0], nil
+}
+
+// pageRanges are n queries that give every line of a table once.
+func pageRanges(rel *record.Relation, pages int64, n int) []string {
+	columns := strings.Trim(columnList(rel), " ()")
+	out := make([]string, n)
+	for i := range out {
+		where := fmt.Sprintf("ctid >= '(%d,0)'", pages*int64(i)/int64(n))
+		if i < n-1 {
+			where += fmt.Sprintf(" AND ctid < '(%d,0)'", pages*int64(i+1)/int64(n))
+		}
+		out[i] = "COPY (SELECT " + columns + " FROM ONLY " + ident(rel.Schema, rel.Name) + " WHERE " + where + ") TO STDOUT"
+	}
+	return out
+}
+
+func (l *loader) readBack(ctx context.Context, conns []*pgconn.PgConn, j *tableJob) error {
+	sum, err := l.sum(ctx, conns, j)
+	if err != nil {
 		return fmt.Errorf("read back table %s: %w", j.name, err)
 	}
 	j.rows, j.bytes = sum.digest.Count, sum.bytes
