@@ -31,11 +31,15 @@ import (
 //	keep NAME, same NAME  notes what the tables hold; compares $RESTORED with it
 func TestPostgresScripts(t *testing.T) {
 	testpg.Shared(t, testpg.Newest) // once, not in each script
+	testscript.Run(t, testscript.Params{Dir: filepath.Join("testdata", "postgres"), Setup: postgresEnv, Cmds: postgresCommands()})
+}
+
+func postgresCommands() map[string]func(*testscript.TestScript, bool, []string) {
 	cmds := scriptCommands()
 	maps.Copy(cmds, map[string]func(*testscript.TestScript, bool, []string){
 		"sql": sqlCommand, "super": superCommand, "until": untilCommand, "target": targetCommand, "term": termCommand, "keep": keepCommand, "same": sameCommand,
 	})
-	testscript.Run(t, testscript.Params{Dir: filepath.Join("testdata", "postgres"), Setup: postgresEnv, Cmds: cmds})
+	return cmds
 }
 
 type databasesKey struct{}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -100,7 +101,7 @@ func (a *app) restore(ctx context.Context, f restoreFlags) error {
 	report, err := plan.Materialise(ctx, f.to, s, p)
 	p.end()
 	if report != nil && (err == nil || errors.Is(err, restore.ErrLosses)) {
-		if e := a.printRestore(report); e != nil {
+		if e := a.printRestore(report, plan.Notes); e != nil {
 			return errors.Join(err, e)
 		}
 	}
@@ -110,12 +111,16 @@ func (a *app) restore(ctx context.Context, f restoreFlags) error {
 	return nil
 }
 
-func (a *app) printRestore(r *restore.Report) error {
+// printRestore prints what became of the plan; the notes that it printed already
+// are left out.
+func (a *app) printRestore(r *restore.Report, printed []string) error {
 	if done, err := a.printJSON(r); done {
 		return err
 	}
 	for _, n := range r.Notes {
-		a.fact("note: %s", n)
+		if a.flags.quiet || !slices.Contains(printed, n) {
+			a.fact("note: %s", n)
+		}
 	}
 	for _, t := range r.Tables {
 		if t.Incomplete != "" {
