@@ -271,7 +271,7 @@ func (a *agent) verdict(ctx context.Context, oid uint32, base *history.Base, k *
 		c.suspectFrom(t, k.suspect, from)
 	}
 	c.mu.Unlock()
-	if known && !met {
+	if known && !met && !wasOpen {
 		a.log.Error("a copy does not have the digest that the records predict", "table", name,
 			"predicted", predicted.String(), "copied", base.Digest.String())
 		n := history.Note{

@@ -14,6 +14,9 @@ const (
 	// confirmed (design §6): other databases' WAL is released by it.
 	idleBytes = 16 << 20
 	idleEvery = 5 * time.Minute
+	// unanswered: a mark may have come while no agent ran, so the first idle moment
+	// answers.
+	unanswered = ^uint64(0)
 )
 
 // flusher makes batches durable, in order, and confirms them. It alone appends
@@ -28,8 +31,11 @@ type flusher struct {
 	segments   int
 	// durable is the log's; only the flusher moves it.
 	durable record.LSN
-	// answered counts the maintenance entries that a position has answered.
+	// answered counts the maintenance entries that a position has answered; want is
+	// the position that the next answer waits for, for the first wantFor of them.
 	answered uint64
+	want     record.LSN
+	wantFor  uint64
 	// restorable: durable is past the first restorable position.
 	restorable bool
 }
@@ -81,7 +87,10 @@ func (f *flusher) drain() error {
 			return err
 		}
 	}
-	return f.position(ctx)
+	if pending, at := f.a.capture.pending(); !pending && at > f.durable {
+		return f.position(ctx, at)
+	}
+	return nil
 }
 
 // flush writes one segment. Its chunks are in the store already; a crash before
@@ -146,17 +155,20 @@ func (f *flusher) idle(ctx context.Context) error {
 		return err
 	}
 	pending, at := f.a.capture.pending()
-	if pending || at <= f.durable {
+	if pending {
 		return nil
-	}
-	if f.a.stream.Asked() || f.firstReached(at) || at-f.durable >= idleBytes || f.a.now().Sub(f.positioned) >= idleEvery {
-		return f.position(ctx)
 	}
 	if _, err := f.a.writer.Probe(ctx); err != nil {
 		return err
 	}
-	if f.a.writer.Absorbed() != f.answered {
-		return f.position(ctx)
+	if met := f.a.writer.Absorbed(); met != f.answered {
+		if err := f.answer(ctx, met, at); err != nil {
+			return err
+		}
+	} else if at > f.durable && (f.a.stream.Asked() || f.firstReached(at) || at-f.durable >= idleBytes || f.a.now().Sub(f.positioned) >= idleEvery) {
+		if err := f.position(ctx, at); err != nil {
+			return err
+		}
 	}
 	return f.rotate(ctx)
 }
@@ -172,20 +184,42 @@ func (f *flusher) firstReached(at record.LSN) bool {
 	return f.restorable && f.durable < v.First
 }
 
-// position makes the received position durable when nothing before it is pending.
-func (f *flusher) position(ctx context.Context) error {
-	pending, at := f.a.capture.pending()
-	if pending || at <= f.durable {
+// answer makes the source's position durable because somebody waits for it, and
+// again when the catalog is known to have been the same up to there: only then can
+// a mark be restored whatever is altered right after it.
+func (f *flusher) answer(ctx context.Context, met uint64, at record.LSN) error {
+	if f.want == 0 || f.wantFor != met {
+		f.want, f.wantFor = max(f.want, at), met
+		for _, m := range f.a.writer.View().Marks {
+			f.want = max(f.want, m.At)
+		}
+	}
+	signal(f.a.capture.asked)
+	certain := f.a.schemaCertain() >= f.want
+	if !certain && at <= f.durable {
 		return nil
 	}
+	if err := f.position(ctx, max(at, f.durable)); err != nil {
+		return err
+	}
+	if certain && at >= f.want {
+		f.answered, f.want = met, 0
+	}
+	return nil
+}
+
+// position makes the received position durable; the caller saw that nothing before
+// it is pending.
+func (f *flusher) position(ctx context.Context, at record.LSN) error {
 	f.positioned = f.a.now()
-	met := f.a.writer.Absorbed()
 	n := history.Note{Kind: history.NotePosition, Durable: at, SchemaCertain: f.a.schemaCertain()}
 	if err := f.a.writer.Note(ctx, n); err != nil {
 		return fmt.Errorf("note position %s: %w", at, err)
 	}
-	f.a.stream.Confirm(at)
-	f.durable, f.answered = at, met
+	if at > f.durable {
+		f.a.stream.Confirm(at)
+		f.durable = at
+	}
 	return nil
 }
 

@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"strings"
 	"sync"
 
 	"lifeboat.im/lifeboat/chunkstore"
@@ -12,15 +11,13 @@ import (
 // errPlanned is what a gate gives when it is told to fail.
 var errPlanned = errors.New("planned failure of the store")
 
-// gate is a backend that a test can close (creates wait) or make fail, and that
-// remembers the order of creates.
+// gate is a backend that a test can close (creates wait) or make fail.
 type gate struct {
 	chunkstore.Backend
-	mu     sync.Mutex
-	open   chan struct{} // closed when creates may go on
-	fail   func(key string) (before, after bool)
-	waits  int
-	events []string
+	mu    sync.Mutex
+	open  chan struct{} // closed when creates may go on
+	fail  func(key string) (before, after bool)
+	waits int
 }
 
 func newGate(b chunkstore.Backend) *gate {
@@ -47,18 +44,6 @@ func (g *gate) waiting() int {
 	return g.waits
 }
 
-func (g *gate) happened(what string) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.events = append(g.events, what)
-}
-
-func (g *gate) history() []string {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return append([]string(nil), g.events...)
-}
-
 // Create waits while the gate is shut, then fails as planned or passes on.
 func (g *gate) Create(ctx context.Context, key string, data []byte) error {
 	g.mu.Lock()
@@ -83,9 +68,6 @@ func (g *gate) Create(ctx context.Context, key string, data []byte) error {
 		return errPlanned
 	}
 	err := g.Backend.Create(ctx, key, data)
-	if err == nil {
-		g.happened("create " + strings.SplitN(key, "/", 2)[0])
-	}
 	if err == nil && after {
 		return errPlanned
 	}

@@ -132,7 +132,7 @@ func expected(ctx context.Context, src *cdc.Source, log *history.Log, s *history
 	_, err = src.Settle(wait, copied.ExactFrom, snapshotAt, func() (record.LSN, error) {
 		if o.Now().Sub(nudged) > time.Second {
 			nudged = o.Now()
-			if err := log.AppendNote(wait, nudge); err != nil {
+			if err := appendNote(wait, log, nudge, o.Now); err != nil {
 				return 0, err
 			}
 		}

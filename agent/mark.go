@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -43,7 +44,7 @@ func Mark(ctx context.Context, repo *history.Repository, s *history.Secrets, o O
 		return 0, err
 	}
 	n := history.Note{Kind: history.NoteMark, Name: name, From: pos.Flush, Time: record.FromTime(o.Now())}
-	if err := log.AppendNote(ctx, n); err != nil {
+	if err := appendNote(ctx, log, n, o.Now); err != nil {
 		return 0, err
 	}
 	if err := waitDurable(ctx, log, pos.Flush, o.Now); err != nil {
@@ -52,8 +53,9 @@ func Mark(ctx context.Context, repo *history.Repository, s *history.Secrets, o O
 	return pos.Flush, nil
 }
 
-// waitDurable polls the log until it holds everything up to lsn: the agent answers
-// a note at its tail within a flush interval.
+// waitDurable polls the log until it holds everything up to lsn, and knows that the
+// schema was the same up to there: the agent answers a note at its tail within a
+// flush interval.
 func waitDurable(ctx context.Context, log *history.Log, lsn record.LSN, now func() time.Time) error {
 	until := now().Add(time.Minute)
 	tick := time.NewTicker(200 * time.Millisecond)
@@ -63,11 +65,32 @@ func waitDurable(ctx context.Context, log *history.Log, lsn record.LSN, now func
 		if err != nil {
 			return err
 		}
-		if v.Durable >= lsn {
+		if n := len(v.Schemas); v.Durable >= lsn && n > 0 && max(v.Schemas[n-1].From, v.Schemas[n-1].Until) >= lsn {
 			return nil
 		}
 		if now().After(until) {
-			return fmt.Errorf("waited a minute for %s, durable is %s: %w", lsn, v.Durable, ErrLater)
+			return fmt.Errorf("waited a minute for %s, durable is %s (a transaction that stays open at the source delays it): %w", lsn, v.Durable, ErrLater)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+// appendNote tries again while the log is between two epochs.
+func appendNote(ctx context.Context, log *history.Log, n history.Note, now func() time.Time) error {
+	until := now().Add(time.Minute)
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := log.AppendNote(ctx, n)
+		if !errors.Is(err, history.ErrEnded) {
+			return err
+		}
+		if now().After(until) {
+			return fmt.Errorf("%w: is `lifeboat run` running? %w", err, ErrLater)
 		}
 		select {
 		case <-ctx.Done():

@@ -279,8 +279,12 @@ func (p *poller) dump(ctx context.Context, cat *cdc.Catalog) error {
 	if err != nil {
 		return fmt.Errorf("read sequences: %w", err)
 	}
+	from, err := a.source.Settle(ctx, d.Catalog.After, a.now(), a.capture.position)
+	if err != nil {
+		return err
+	}
 	s := &history.Schema{
-		Fingerprint: d.Catalog.Fingerprint, From: d.Catalog.After, Sequences: seqs,
+		Fingerprint: d.Catalog.Fingerprint, From: from, Sequences: seqs,
 		Publication: a.o.Source.Publication, ServerVersion: a.identity.Version,
 	}
 	for i := range d.Catalog.Tables {
@@ -307,9 +311,9 @@ func (p *poller) dump(ctx context.Context, cat *cdc.Catalog) error {
 	p.schema = d.Catalog.Fingerprint
 	c := a.capture
 	c.mu.Lock()
-	c.certain = max(c.certain, d.Catalog.After)
+	c.certain = max(c.certain, from)
 	c.mu.Unlock()
-	a.log.Info("schema stored", "from", d.Catalog.After.String(), "tables", len(s.Tables))
+	a.log.Info("schema stored", "from", from.String(), "tables", len(s.Tables))
 	a.progress()
 	if d.Catalog.Fingerprint != cat.Fingerprint {
 		p.retry = true

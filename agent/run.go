@@ -352,7 +352,7 @@ func (a *agent) work(ctx context.Context) error {
 	for _, part := range []func(context.Context) error{a.poller.run, a.copier.run, a.merge, a.refresh, a.budget} {
 		g.Go(func() error { return part(gctx) })
 	}
-	f := &flusher{a: a, sequences: map[uint32]record.Sequence{}, states: a.opening.Tables, durable: a.opening.Durable}
+	f := &flusher{a: a, sequences: map[uint32]record.Sequence{}, states: a.opening.Tables, durable: a.opening.Durable, answered: unanswered}
 	g.Go(func() error { return f.run(gctx) })
 	a.o.Ready()
 	a.log.Info("streaming", "from", a.opening.Durable.String(), "source", a.identity.Source.String(), "slot", a.o.Source.Slot)

@@ -141,7 +141,8 @@ type FailedStatement struct {
 
 // Point is a commit that can be restored.
 type Point struct {
-	// LSN is the commit's end; the state holds every transaction up to it.
+	// LSN is the commit's end, or the later position that the target named; the state
+	// holds every transaction up to it.
 	LSN record.LSN `json:"lsn"`
 	// Commit is the transaction that ends there; zero when the point is the first
 	// restorable position and no transaction ended at it.

@@ -42,6 +42,11 @@ func (t Target) Resolve(ctx context.Context, v *history.View) (Point, error) {
 	}
 	p, err := pointAt(ctx, v, limit)
 	p.Inverted = inverted
+	if err == nil && !t.Before && (t.Kind == Latest || t.Kind == ByLSN || t.Kind == ByMark) {
+		// The position itself was named: the schema is that of the position, which may
+		// have changed since the last commit of rows.
+		p.LSN = max(p.LSN, limit)
+	}
 	return p, err
 }
 
