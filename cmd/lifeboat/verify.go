@@ -75,7 +75,7 @@ func (a *app) verify(ctx context.Context, percent float64) error {
 	}
 	if n := int64(len(r.Damage)); n > 0 {
 		return verdict{exitDamaged, count(n, "object is damaged or missing", "objects are damaged or missing") +
-			": copy them back from a mirror of the repository, or let the agent copy the tables anew (`lifeboat run --new-base`)"}
+			": copy back what is in a mirror of the repository; `lifeboat run --new-base` makes whole what comes after it"}
 	}
 	return nil
 }
