@@ -90,16 +90,17 @@ func (s *Source) dump(ctx context.Context, o DumpOptions) (*Dump, error) {
 	if cat.Fingerprint != first.Fingerprint {
 		return nil, ErrChanged
 	}
-	custom, err := s.runDump(ctx, o.Bin, snapshot)
-	if err != nil {
-		return nil, err
-	}
+	// pg_dump fails when a table of its snapshot is dropped before it is locked.
+	custom, failed := s.runDump(ctx, o.Bin, snapshot)
 	last, err := s.Catalog(ctx)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(failed, err)
 	}
 	if last.Fingerprint != cat.Fingerprint {
 		return nil, ErrChanged
+	}
+	if failed != nil {
+		return nil, failed
 	}
 	plain, err := plainText(ctx, o.Bin, custom)
 	if err != nil {

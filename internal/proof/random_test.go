@@ -1,6 +1,7 @@
 package proof
 
 import (
+	"cmp"
 	"context"
 	"math/rand/v2"
 	"slices"
@@ -15,12 +16,12 @@ import (
 // random is how hard a random test is.
 type random struct {
 	major int
-	// kills of the agent, each after a random moment up to life; restarts of the
-	// server, spread among them.
+	// kills of the agent, each after a random moment, half of them within a second,
+	// the others within life; restarts of the server, spread among them.
 	kills    int
 	life     time.Duration
 	restarts []string
-	// points that are restored, and how many must be exact.
+	// points that are restored, and how many of them must be exact.
 	points, exact int
 }
 
@@ -33,7 +34,7 @@ func TestRandomLoad(t *testing.T) {
 	}
 	t.Parallel()
 	random{
-		major: testpg.Newest, kills: 22, life: 5 * time.Second, restarts: []string{"fast", "immediate", "immediate"},
+		major: testpg.Newest, kills: 22, life: 9 * time.Second, restarts: []string{"fast", "immediate", "immediate"},
 		points: 24, exact: 15,
 	}.run(t)
 }
@@ -44,7 +45,7 @@ func TestRandomLoad15(t *testing.T) {
 		t.Skip("a minute long; TestThreeTablesKilled is the short one")
 	}
 	t.Parallel()
-	random{major: testpg.Oldest, kills: 6, life: 4 * time.Second, restarts: []string{"immediate"}, points: 5, exact: 3}.run(t)
+	random{major: testpg.Oldest, kills: 6, life: 6 * time.Second, restarts: []string{"immediate"}, points: 5, exact: 3}.run(t)
 }
 
 func (r random) run(t *testing.T) {
@@ -77,11 +78,12 @@ func (r random) run(t *testing.T) {
 	v := l.view()
 	all := commits(t, v)
 	held := list.hold(t, v)
-	got := l.prove(oracle, choose(rng, v, all, r.points))
+	points, share := r.mix(l, v, choose(rng, v, all, 5*r.points))
+	got := l.prove(oracle, points)
 	again := refreshed(v)
 	c.Failures = nil
-	t.Logf("%d kills; load %+v; %d commits (%d held one by one) in %d epochs, %d histories, %d segments, %d bases of which %d are refreshes; %d points exact (%d tables), %d refused",
-		killed, c, len(all), held, len(v.Epochs), len(v.Histories), len(v.Segments), len(v.Bases), again, got.exact, got.tables, got.refused)
+	t.Logf("%d kills; load %+v; %d commits (%d held one by one) in %d epochs, %d histories, %d segments, %d bases of which %d are refreshes; %d points exact (%d tables), %d refused; %d%% of all commits are exact",
+		killed, c, len(all), held, len(v.Epochs), len(v.Histories), len(v.Segments), len(v.Bases), again, got.exact, got.tables, got.refused, share)
 	for what, ok := range map[string]bool{
 		"kills": killed >= r.kills, "histories": len(v.Histories) >= 3, "refreshes": again > 0, "exact points": got.exact >= r.exact,
 	} {
@@ -91,15 +93,38 @@ func (r random) run(t *testing.T) {
 	}
 }
 
-// phases loads the database until ctx ends; for one second in six tables come and
-// go.
+// mix takes points at random, so that the agreed number is exact and the others lie
+// inside incomplete intervals, if there are any. It also gives the share of commits,
+// in percent, that are exact.
+func (r random) mix(l *lab, v *history.View, all []point) (out []point, share int) {
+	var exact, inside []point
+	for _, p := range all {
+		is := true
+		l.plan(v, p, &is)
+		if is {
+			exact = append(exact, p)
+		} else {
+			inside = append(inside, p)
+		}
+	}
+	share = 100 * len(exact) / max(1, len(all))
+	rng := rand.New(rand.NewPCG(uint64(len(all)), uint64(r.major)))
+	rng.Shuffle(len(inside), func(i, j int) { inside[i], inside[j] = inside[j], inside[i] })
+	rng.Shuffle(len(exact), func(i, j int) { exact[i], exact[j] = exact[j], exact[i] })
+	inside = inside[:min(len(inside), r.points-r.exact)]
+	out = append(inside, exact[:min(len(exact), r.points-len(inside))]...)
+	slices.SortFunc(out, func(a, b point) int { return cmp.Compare(a.want, b.want) })
+	return out, share
+}
+
+// phases loads the database until ctx ends; now and then tables come and go.
 func phases(ctx context.Context, dsn string, seed uint64) testpg.Counts {
 	var sum testpg.Counts
 	for i := uint64(0); ctx.Err() == nil; i++ {
 		load := testpg.Load{Seed: seed%1e9 + i, Clients: 4, Rate: 100, Replica: true, Prepared: true, Settled: i%2 == 0}
-		d := 10 * time.Second
+		d := 15 * time.Second
 		if !load.Settled {
-			d = 2 * time.Second
+			d = time.Second
 		}
 		phase, cancel := context.WithTimeout(ctx, d)
 		c := load.Run(phase, dsn)
@@ -126,7 +151,11 @@ func (r random) kill(l *lab, rng *rand.Rand) (killed int) {
 	l.ready()
 	restarts := slices.Clone(r.restarts)
 	for killed < r.kills {
-		die := time.After(time.Duration(rng.Int64N(int64(r.life))))
+		within := r.life
+		if rng.IntN(2) == 0 {
+			within = time.Second
+		}
+		die := time.After(time.Duration(rng.Int64N(int64(within))))
 		if n := len(restarts); n > 0 && killed >= r.kills*(len(r.restarts)-n+1)/(len(r.restarts)+1) {
 			l.cluster.Restart(l.t, restarts[0])
 			restarts = restarts[1:]
@@ -144,7 +173,7 @@ func (r random) kill(l *lab, rng *rand.Rand) (killed int) {
 			}
 		}
 		k = l.start(func(c *childConfig) {
-			c.Faults = faults{Seed: rng.Uint64(), Before: 15, After: 15, Read: 5, Kill: 2}
+			c.Faults = faults{Seed: rng.Uint64(), Before: 5, After: 5, Read: 1, Kill: 1}
 		})
 	}
 	k.kill()
