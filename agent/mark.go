@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"lifeboat.im/lifeboat/cdc"
 	"lifeboat.im/lifeboat/history"
 	"lifeboat.im/lifeboat/record"
 )
@@ -43,21 +44,46 @@ func Mark(ctx context.Context, repo *history.Repository, s *history.Secrets, o O
 	if err != nil {
 		return 0, err
 	}
+	since := o.Now()
 	n := history.Note{Kind: history.NoteMark, Name: name, From: pos.Flush, Time: record.FromTime(o.Now())}
 	if err := appendNote(ctx, log, n, o.Now); err != nil {
 		return 0, err
 	}
-	if err := waitDurable(ctx, log, pos.Flush, o.Now); err != nil {
+	if err := waitDurable(ctx, src, log, pos.Flush, since, o.Now); err != nil {
 		return 0, fmt.Errorf("mark %q is written, but the commits before it are not durable yet: is `lifeboat run` running? %w", name, err)
 	}
 	return pos.Flush, nil
 }
 
-// waitDurable polls the log until it holds everything up to lsn, and knows that the
-// schema was the same up to there: the agent answers a note at its tail within a
-// flush interval.
-func waitDurable(ctx context.Context, log *history.Log, lsn record.LSN, now func() time.Time) error {
+// waitDurable waits until the log holds every commit up to lsn, a flush position
+// that was read at since, and knows that the schema was the same up to there. Such a
+// position may lie inside a record that only the next commit completes (see
+// [cdc.Source.Settle]). The agent answers a note at its tail within a flush interval;
+// what others write meanwhile moves the walsender on, so it is asked again.
+func waitDurable(ctx context.Context, src *cdc.Source, log *history.Log, lsn record.LSN, since time.Time, now func() time.Time) error {
 	until := now().Add(time.Minute)
+	wait, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	asked, durable := since, record.LSN(0)
+	lsn, err := src.Settle(wait, lsn, since, func() (record.LSN, error) {
+		if now().Sub(asked) > time.Second {
+			asked = now()
+			if err := appendNote(wait, log, history.Note{Kind: history.NoteUnpin, Name: "mark"}, now); err != nil {
+				return 0, err
+			}
+		}
+		v, err := log.Load(wait)
+		if err == nil {
+			durable = v.Durable
+		}
+		return durable, err
+	})
+	switch {
+	case err != nil && wait.Err() != nil && ctx.Err() == nil:
+		return fmt.Errorf("waited a minute, durable is %s: %w", durable, ErrLater)
+	case err != nil:
+		return err
+	}
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	for {

@@ -119,7 +119,7 @@ func Run(ctx context.Context, repo *history.Repository, s *history.Secrets, o Op
 		if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 			return nil
 		}
-		if permanent(err) || errors.Is(err, cdc.ErrSlotActive) { // the stream has waited already
+		if permanent(err) {
 			return err
 		}
 		if flushed {
