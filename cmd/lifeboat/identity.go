@@ -14,6 +14,8 @@ import (
 	"filippo.io/age/armor"
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/term"
+
+	"lifeboat.im/lifeboat/history"
 )
 
 // maxKeyFile bounds what is read as a file of identities.
@@ -38,7 +40,7 @@ func (a *app) identities(ctx context.Context, why string) ([]age.Identity, error
 		return nil, err
 	}
 	ids, err := a.parseIdentities(ctx, file, b)
-	if err != nil && !errors.As(err, new(usageError)) && ctx.Err() == nil {
+	if err != nil && !errors.As(err, new(usageError)) && !errors.Is(err, history.ErrWrongKey) && ctx.Err() == nil {
 		return nil, usagef("%s is not a file of age identities: %v; give the file that `lifeboat init` wrote", file, err)
 	}
 	return ids, err
@@ -89,7 +91,7 @@ func (a *app) openIdentities(ctx context.Context, file string, sealed io.Reader)
 	}
 	r, err := age.Decrypt(sealed, id)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("open %s: the passphrase does not fit, or the file is damaged: %w", file, history.ErrWrongKey)
 	}
 	return age.ParseIdentities(io.LimitReader(r, maxKeyFile))
 }
