@@ -76,6 +76,7 @@ func postgresEnv(env *testscript.Env) error {
 	env.Setenv("SOURCE", d.source.As(d.role))
 	env.Setenv("RESTORED", d.restored.As(d.role))
 	env.Setenv("SLOT", d.source.Name)
+	env.Setenv("PGBIN", bin)
 	env.Setenv("PSQL", testpg.Bin(t, testpg.Newest, "psql"))
 	return scriptEnv(env)
 }
