@@ -190,10 +190,22 @@ func (l *loader) aim(j *tableJob) error {
 	return nil
 }
 
-// largeBase is from which size on a table is loaded by all workers at once.
+// largeBase is from which size on a table may be loaded by all workers at once.
 const largeBase = 32 << 20
 
-// loadBases copies the bases, the largest first: large ones one after another by
+// together reports whether the largest table is loaded by all workers at once: by
+// one alone it would still be under way when the others are long done. Otherwise
+// each worker takes a table for itself, which writes its rows frozen.
+func (l *loader) together(jobs []*tableJob) bool {
+	total := int64(0)
+	for _, j := range jobs {
+		total += j.base.Bytes
+	}
+	largest := jobs[0].base.Bytes
+	return largest >= largeBase && largest > total/int64(l.workers)*3/2
+}
+
+// loadBases copies the bases, the largest first: one that outweighs the others by
 // all workers together, the others side by side.
 func (l *loader) loadBases(ctx context.Context, jobs []*tableJob) error {
 	conns, err := l.sessions(ctx, min(l.workers, max(len(jobs), 2)))
@@ -205,7 +217,7 @@ func (l *loader) loadBases(ctx context.Context, jobs []*tableJob) error {
 			closeConn(c)
 		}
 	}()
-	for len(jobs) > 0 && jobs[0].base.Bytes >= largeBase {
+	for len(jobs) > 0 && l.together(jobs) {
 		if err := l.loadBase(ctx, conns, jobs[0]); err != nil {
 			return err
 		}
