@@ -25,6 +25,7 @@ type dump struct {
 	bin             string
 	target          *database
 	plain           bool // without owners and privileges
+	sortMemory      int  // maintenance_work_mem of each job in MiB; 0: the target's own
 	encoding        string
 	owners          []string
 	notes           []string
@@ -189,7 +190,11 @@ func (u *dump) environment() []string {
 	env := slices.DeleteFunc(os.Environ(), func(s string) bool {
 		return strings.HasPrefix(s, "LC_") || strings.HasPrefix(s, "LANG") || strings.HasPrefix(s, "PGPASSWORD=") || strings.HasPrefix(s, "PGOPTIONS=")
 	})
-	env = append(env, "LC_ALL=C", "PGOPTIONS=-c synchronous_commit=off -c client_min_messages=error -c statement_timeout=0 -c lock_timeout=0")
+	options := "-c synchronous_commit=off -c client_min_messages=error -c statement_timeout=0 -c lock_timeout=0"
+	if u.sortMemory > 0 {
+		options += fmt.Sprintf(" -c maintenance_work_mem=%dMB", u.sortMemory)
+	}
+	env = append(env, "LC_ALL=C", "PGOPTIONS="+options)
 	if u.target.cfg.Password != "" {
 		env = append(env, "PGPASSWORD="+u.target.cfg.Password)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"strconv"
 	"strings"
 	"time"
 
@@ -173,6 +174,9 @@ func (r *run) rows(ctx context.Context) error {
 // postData makes indexes, constraints and triggers, then undoes what we had
 // changed at the source, then fills the materialised views.
 func (r *run) postData(ctx context.Context) error {
+	if err := r.sortMemory(ctx); err != nil {
+		return err
+	}
 	failed, err := r.schema.apply(ctx, "post-data", r.loader.workers)
 	if err != nil {
 		return fmt.Errorf("make indexes and constraints: %w", err)
@@ -182,6 +186,23 @@ func (r *run) postData(ctx context.Context) error {
 		return err
 	}
 	return r.refresh(ctx)
+}
+
+// sortBudget is what all sorts of index builds together may take of the target's
+// memory, in MiB: most keys then fit, and are not written out and read again.
+const sortBudget = 512
+
+// sortMemory raises what an index build may take, never below the target's own.
+func (r *run) sortMemory(ctx context.Context) error {
+	rows, err := query(ctx, r.conn, "SELECT pg_catalog.pg_size_bytes(pg_catalog.current_setting('maintenance_work_mem')) >> 20")
+	if err != nil {
+		return fmt.Errorf("read the target's maintenance_work_mem: %w", err)
+	}
+	own, err := strconv.Atoi(rows[0][0])
+	if each := sortBudget / r.loader.workers; err == nil && each > own {
+		r.schema.sortMemory = each
+	}
+	return err
 }
 
 // identities puts the replica identities back to what they were before attach.
