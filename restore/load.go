@@ -208,7 +208,7 @@ func (l *loader) together(jobs []*tableJob) bool {
 // loadBases copies the bases, the largest first: one that outweighs the others by
 // all workers together, the others side by side.
 func (l *loader) loadBases(ctx context.Context, jobs []*tableJob) error {
-	conns, err := l.sessions(ctx, min(l.workers, max(len(jobs), 2)))
+	conns, err := sessions(ctx, min(l.workers, max(len(jobs), 2)), l.db.open)
 	if err != nil {
 		return err
 	}
@@ -243,9 +243,9 @@ func (l *loader) loadBases(ctx context.Context, jobs []*tableJob) error {
 }
 
 // sessions opens n sessions, or none.
-func (l *loader) sessions(ctx context.Context, n int) (conns []*pgconn.PgConn, err error) {
+func sessions(ctx context.Context, n int, open func(context.Context) (*pgconn.PgConn, error)) (conns []*pgconn.PgConn, err error) {
 	for range n {
-		conn, err := l.db.open(ctx)
+		conn, err := open(ctx)
 		if err != nil {
 			for _, c := range conns {
 				closeConn(c)

@@ -28,7 +28,7 @@ func (l *loader) verify(ctx context.Context, report *Report) error {
 		}
 	}()
 	l.progress.Start(PhaseVerify, total)
-	conns, err := l.sessions(ctx, l.workers)
+	conns, err := sessions(ctx, l.workers, l.db.openCalm)
 	if err != nil {
 		return err
 	}
