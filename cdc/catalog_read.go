@@ -177,9 +177,11 @@ func (f *facts) key(position map[int]uint16) []uint16 {
 	return key
 }
 
-// unique reports that no two rows are equal in the columns of x, and none is NULL.
+// unique reports that no two rows are ever equal in the columns of x, and none is
+// NULL. A deferrable index lets them be equal within a transaction, and records are
+// applied one by one.
 func (f *facts) unique(x *index) bool {
-	if !x.valid || x.exclusion || x.partial {
+	if !x.valid || !x.immediate || x.exclusion || x.partial {
 		return false
 	}
 	for _, c := range x.columns {

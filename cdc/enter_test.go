@@ -33,7 +33,7 @@ func identityCases() []identityCase {
 	return []identityCase{
 		{name: "plain", sql: "CREATE TABLE %s (id int PRIMARY KEY, v text)", replace: 'f', key: "id", write: keyed},
 		{name: "bag", sql: "CREATE TABLE %s (id int, v text)", replace: 'f', write: writes},
-		{name: "deferred", sql: "CREATE TABLE %s (id int PRIMARY KEY DEFERRABLE, v text)", replace: 'f', key: "id", write: writes},
+		{name: "deferred", sql: "CREATE TABLE %s (id int PRIMARY KEY DEFERRABLE, v text)", replace: 'f', write: writes},
 		{name: "nothing", sql: "CREATE TABLE %[1]s (id int PRIMARY KEY, v text); ALTER TABLE %[1]s REPLICA IDENTITY NOTHING", replace: 'f', key: "id", write: keyed},
 		{name: "second", sql: "CREATE TABLE %[1]s (v text, id int NOT NULL, n int UNIQUE); CREATE UNIQUE INDEX ON %[1]s (id)", replace: 'f', key: "id", write: keyed},
 		{name: "include", sql: "CREATE TABLE %[1]s (v text NOT NULL, id int NOT NULL); CREATE UNIQUE INDEX ON %[1]s (id) INCLUDE (v)", replace: 'f', key: "id", write: keyed},
