@@ -81,7 +81,7 @@ func writeThree(ctx context.Context, dsn string, rng *rand.Rand) error {
 		n := rng.IntN(5000)
 		sql := []string{
 			fmt.Sprintf("INSERT INTO keyed VALUES (%d, 'new') ON CONFLICT (id) DO UPDATE SET v = keyed.v || '.'", n),
-			fmt.Sprintf("UPDATE keyed SET id = -id WHERE id = %d", n),
+			fmt.Sprintf("UPDATE keyed SET id = -id WHERE id = %d AND NOT EXISTS (SELECT FROM keyed WHERE id = -%[1]d)", n),
 			fmt.Sprintf("DELETE FROM keyed WHERE id = %d", n),
 			fmt.Sprintf("INSERT INTO bag SELECT %d, 'x' FROM generate_series(1, 3)", n%10),
 			fmt.Sprintf("DELETE FROM bag WHERE ctid = (SELECT ctid FROM bag WHERE a = %d LIMIT 1)", n%10),
