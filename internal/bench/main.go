@@ -69,7 +69,7 @@ func parse() (o options, err error) {
 	flag.StringVar(&o.lifeboat, "lifeboat", "./lifeboat", "the lifeboat binary")
 	flag.StringVar(&o.pg, "pg", filepath.Join(".tools", "pg18"), "folder of a PostgreSQL installation")
 	flag.StringVar(&only, "only", "drain,base,memory,tps", "figures to measure (base brings the restore)")
-	flag.BoolVar(&o.keep, "keep", false, "keep the folder with logs and profiles")
+	flag.BoolVar(&o.keep, "keep", false, "keep the folder with its logs")
 	flag.Parse()
 	o.only = strings.Split(only, ",")
 	if o.pairs < 1 || o.changes < 4 || o.megabytes < 1 || o.seconds < 1 || flag.NArg() > 0 {

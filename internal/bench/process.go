@@ -207,14 +207,8 @@ func (b *bench) stopAll() {
 // environment is what programs get: PostgreSQL's programs first in PATH, nothing
 // of the caller's PG* variables.
 func (b *bench) environment() []string {
-	env := []string{
+	return []string{
 		"PATH=" + filepath.Join(b.pg, "bin") + ":" + os.Getenv("PATH"), "HOME=" + b.dir, "TMPDIR=" + os.TempDir(), "LC_ALL=C", "TZ=UTC",
 		"NO_COLOR=1", "PGHOST=127.0.0.1", "PGPORT=" + strconv.Itoa(b.port), "PGUSER=postgres", "PGCONNECT_TIMEOUT=10",
 	}
-	for _, k := range []string{"GOMEMLIMIT", "GOGC", "LIFEBOAT_CPUPROFILE", "LIFEBOAT_MEMPROFILE"} {
-		if v := os.Getenv(k); v != "" {
-			env = append(env, k+"="+v)
-		}
-	}
-	return env
 }

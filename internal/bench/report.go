@@ -25,7 +25,7 @@ func (b *bench) figure(name string, target float64, atLeast bool) *result {
 	return r
 }
 
-// plain adds a figure that is not a ratio; most is its target in MiB, 0: none.
+// peak adds a figure that is not a ratio; most is its target in MiB, 0: none.
 func (b *bench) peak(name string, kib, most int64) {
 	r := &result{name: name, plain: fmt.Sprintf("%d MiB", kib>>10)}
 	if most > 0 {

@@ -20,7 +20,7 @@ func (b *bench) tps(ctx context.Context) error {
 	if _, err := b.program(ctx, "pgbench", "-i", "-q", "-s", "10", db); err != nil {
 		return err
 	}
-	if _, err := b.pgbench(ctx, db, nil); err != nil { // warms up
+	if _, err := b.pgbench(ctx, db); err != nil { // warms up
 		return err
 	}
 	r := b.figure("pgbench TPS with ÷ without the agent", 0.95, true)
@@ -29,7 +29,7 @@ func (b *bench) tps(ctx context.Context) error {
 		for _, agent := range []bool{i%2 == 0, i%2 != 0} {
 			var err error
 			if !agent {
-				without, err = b.pgbench(ctx, db, nil)
+				without, err = b.pgbench(ctx, db)
 			} else {
 				with, took, err = b.withAgent(ctx, db)
 			}
@@ -49,7 +49,7 @@ func (b *bench) withAgent(ctx context.Context, db string) (tps, took usage, err 
 	if err != nil {
 		return tps, took, err
 	}
-	if tps, err = b.pgbench(ctx, db, a); err != nil {
+	if tps, err = b.pgbench(ctx, db); err != nil {
 		return tps, took, err
 	}
 	if took, err = b.end(a.child); err != nil {
@@ -59,7 +59,7 @@ func (b *bench) withAgent(ctx context.Context, db string) (tps, took usage, err 
 }
 
 // pgbench gives the transactions per second in wall.
-func (b *bench) pgbench(ctx context.Context, db string, _ *agent) (usage, error) {
+func (b *bench) pgbench(ctx context.Context, db string) (usage, error) {
 	if _, err := b.sql(ctx, db, "VACUUM", "CHECKPOINT"); err != nil {
 		return usage{}, err
 	}
