@@ -29,6 +29,7 @@ func (b *bench) figure(name string, target float64, atLeast bool) *result {
 func (b *bench) peak(name string, kib, most int64) {
 	r := &result{name: name, plain: fmt.Sprintf("%d MiB", kib>>10)}
 	if most > 0 {
+		r.target = float64(most)
 		r.miss = kib > most<<10
 		r.plain += fmt.Sprintf(" (target ≤ %d)", most)
 	} else {
@@ -78,6 +79,9 @@ func (b *bench) print(w io.Writer) {
 			verdict = "MISS"
 		}
 		if r.plain != "" {
+			if r.target == 0 {
+				verdict = ""
+			}
 			fmt.Fprintf(w, "%-42s %s %s\n", r.name, r.plain, verdict)
 			continue
 		}
