@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 	"golang.org/x/sync/errgroup"
 
+	"lifeboat.im/lifeboat/internal/calm"
 	"lifeboat.im/lifeboat/record"
 )
 
@@ -192,6 +193,7 @@ func (s *Source) openCopy(ctx context.Context, t *Table) (*reader, error) {
 // openReader gives a watched session whose output settings were read back.
 func (s *Source) openReader(ctx context.Context) (*reader, error) {
 	c, err := s.open(ctx, "copy", sessionOptions{Configure: func(c *pgconn.Config) {
+		c.DialFunc = calm.Dial(c.DialFunc)
 		c.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
 			return pgproto3.NewFrontend(bufio.NewReaderSize(r, 1<<18), w)
 		}

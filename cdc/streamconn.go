@@ -14,6 +14,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
+
+	"lifeboat.im/lifeboat/internal/calm"
 )
 
 // streamPins differ from the pins of other sessions: a walsender waits as long as
@@ -74,7 +76,7 @@ func (s *Source) openStream(ctx context.Context) (c *session, m *meter, timeout 
 		d := &net.Dialer{KeepAliveConfig: net.KeepAliveConfig{
 			Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 4,
 		}}
-		cfg.DialFunc = d.DialContext
+		cfg.DialFunc = calm.Dial(d.DialContext)
 		cfg.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
 			m = &meter{r: r}
 			return pgproto3.NewFrontend(bufio.NewReaderSize(m, readBuffer), w)

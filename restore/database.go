@@ -12,6 +12,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
+
+	"lifeboat.im/lifeboat/internal/calm"
 )
 
 // database is the target: how to open sessions to it and what is in it.
@@ -86,6 +88,14 @@ func (d *database) open(ctx context.Context) (*pgconn.PgConn, error) {
 		return nil, fmt.Errorf("connect to the target: %w", err)
 	}
 	return conn, nil
+}
+
+// openCalm makes a session on which much is read.
+func (d *database) openCalm(ctx context.Context) (*pgconn.PgConn, error) {
+	c := *d
+	c.cfg = d.cfg.Copy()
+	c.cfg.DialFunc = calm.Dial(d.cfg.DialFunc)
+	return c.open(ctx)
 }
 
 // closeConn ends a session; a COPY that is still under way is cut short by it.

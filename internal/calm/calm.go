@@ -1,4 +1,5 @@
-package restore
+// Package calm reads PostgreSQL's streams without being woken for each message.
+package calm
 
 import (
 	"context"
@@ -7,8 +8,6 @@ import (
 	"net"
 	"syscall"
 	"time"
-
-	"github.com/jackc/pgx/v5/pgconn"
 )
 
 const (
@@ -19,47 +18,43 @@ const (
 	calmTries = 3
 )
 
-// calmConn is a connection on which much is read. PostgreSQL sends 8 KiB at a time
-// (PQ_SEND_BUFFER_SIZE, src/backend/libpq/pqcomm.c), and a reader that waits is
-// woken each time: more work, for both sides, than the bytes themselves. So the
-// kernel is told not to wake us for less than calmBytes (SO_RCVLOWAT, socket(7)),
-// and we look by ourselves every calmFor; when nothing comes for longer we wait as
-// everybody does.
-type calmConn struct {
+// conn is a connection on which much is read. PostgreSQL sends 8 KiB at a time
+// (PQ_SEND_BUFFER_SIZE, src/backend/libpq/pqcomm.c), a walsender each row by
+// itself, and a reader that waits is woken each time: more work, for both sides,
+// than the bytes themselves. So the kernel is told not to wake us for less than
+// calmBytes (SO_RCVLOWAT, socket(7)), and we look by ourselves every calmFor; when
+// nothing comes for longer we wait as everybody does, and are woken by one byte.
+type conn struct {
 	*net.TCPConn
 	raw syscall.RawConn
 	low int
 }
 
-// calm wraps a TCP connection; others are given back as they are.
-func calm(c net.Conn) net.Conn {
-	tcp, ok := c.(*net.TCPConn)
-	if !ok {
-		return c
-	}
-	raw, err := tcp.SyscallConn()
-	if err != nil {
-		return c
-	}
-	return &calmConn{TCPConn: tcp, raw: raw, low: 1}
-}
+// dial opens a connection, as [net.Dialer.DialContext] does.
+type dial = func(ctx context.Context, network, addr string) (net.Conn, error)
 
-// openCalm makes a session on which much is read.
-func (d *database) openCalm(ctx context.Context) (*pgconn.PgConn, error) {
-	c := *d
-	c.cfg = d.cfg.Copy()
-	c.cfg.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
-		conn, err := d.cfg.DialFunc(ctx, network, addr)
+// Dial gives a dial whose TCP connections are calm; others are as they are.
+// Deadlines work as before; a connection is read by one goroutine.
+func Dial(d dial) dial {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := d(ctx, network, addr)
 		if err != nil {
 			return nil, err
 		}
-		return calm(conn), nil
+		tcp, ok := c.(*net.TCPConn)
+		if !ok {
+			return c, nil
+		}
+		raw, err := tcp.SyscallConn()
+		if err != nil {
+			return c, nil
+		}
+		return &conn{TCPConn: tcp, raw: raw, low: 1}, nil
 	}
-	return c.open(ctx)
 }
 
 // Read implements io.Reader.
-func (c *calmConn) Read(p []byte) (int, error) {
+func (c *conn) Read(p []byte) (int, error) {
 	for range calmTries {
 		if n, err := c.try(p); n > 0 || err != nil {
 			return n, err
@@ -78,7 +73,7 @@ func (c *calmConn) Read(p []byte) (int, error) {
 
 // try reads what is there; 0 when nothing is. A deadline that has passed is an
 // error here too.
-func (c *calmConn) try(p []byte) (n int, err error) {
+func (c *conn) try(p []byte) (n int, err error) {
 	var failed error
 	err = c.raw.Read(func(fd uintptr) bool {
 		n, failed = syscall.Read(int(fd), p)
@@ -97,7 +92,7 @@ func (c *calmConn) try(p []byte) (n int, err error) {
 	return n, nil
 }
 
-func (c *calmConn) wakeAt(low int) error {
+func (c *conn) wakeAt(low int) error {
 	if c.low == low {
 		return nil
 	}
