@@ -17,7 +17,10 @@ import (
 	"lifeboat.im/lifeboat/record"
 )
 
-func TestMain(m *testing.M) { testpg.Main(m) }
+func TestMain(m *testing.M) {
+	childMain()
+	testpg.Main(m)
+}
 
 // bench is one database, one repository and the means to run the agent on them.
 type bench struct {

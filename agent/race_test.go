@@ -1,71 +1,351 @@
 package agent
 
 import (
-	"log/slog"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
-	"lifeboat.im/lifeboat/chunkstore"
+	"github.com/jackc/pgx/v5"
+
+	"lifeboat.im/lifeboat/chunkstore/fs"
+	"lifeboat.im/lifeboat/history"
 	"lifeboat.im/lifeboat/internal/testpg"
-	"lifeboat.im/lifeboat/record"
+	"lifeboat.im/lifeboat/restore"
 )
 
-func bareCapture() *capture {
-	return newCapture(nil, chunkstore.Secret{}, 0, 1<<20, slog.New(slog.DiscardHandler), time.Now)
+// childEnv names the environment variable that makes the test binary an agent.
+const childEnv = "LIFEBOAT_TEST_AGENT"
+
+// childConfig is what a child needs to run the agent.
+type childConfig struct {
+	Repo, State, DSN, Slot, PgBin string
 }
 
-// TestCloseAfterTake: the flusher takes the batch that the stream waits to hand
-// over; an empty one must not follow it.
-func TestCloseAfterTake(t *testing.T) {
-	c := bareCapture()
-	c.ready = []*batch{{txs: make([]record.Transaction, 1), end: 1}}
-	c.cur.txs, c.cur.end = make([]record.Transaction, 1), 2
-	done := make(chan error)
-	go func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		done <- c.close()
-	}()
-	testpg.WaitFor(t, time.Minute, "close to wait", func() bool {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		return c.cur.states != nil
-	})
-	var took []record.LSN
-	c.mu.Lock() // both are taken before close comes to itself
-	for _, b := range append(c.ready, c.cur) {
-		took = append(took, b.end)
+// childMain runs the agent when the environment asks for it.
+func childMain() {
+	text, ok := os.LookupEnv(childEnv)
+	if !ok {
+		return
 	}
-	c.ready, c.cur = nil, newBatch()
-	c.room.Broadcast()
-	c.mu.Unlock()
-	if err := <-done; err != nil {
+	var c childConfig
+	err := json.Unmarshal([]byte(text), &c)
+	if err == nil {
+		err = runChild(c)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+func runChild(c childConfig) error {
+	disk, err := fs.Open(c.Repo)
+	if err != nil {
+		return err
+	}
+	repo, err := history.Open(context.Background(), disk)
+	if err != nil {
+		return err
+	}
+	s, err := LoadSecrets(c.State)
+	if err != nil {
+		return err
+	}
+	return Run(context.Background(), repo, s, Options{
+		Source: SourceOptions{DSN: c.DSN, Slot: c.Slot, Publication: c.Slot, PgBin: c.PgBin, SchemaQuiet: 100 * time.Millisecond},
+		Tuning: Tuning{RPO: 50 * time.Millisecond, WALBudget: -1}, State: c.State,
+	})
+}
+
+// child starts the agent in a process of its own, which ends with the test.
+func (b *bench) child() *exec.Cmd {
+	b.t.Helper()
+	text, err := json.Marshal(childConfig{
+		Repo: filepath.Join(b.dir, "repo"), State: b.o.State, DSN: b.o.Source.DSN, Slot: b.o.Source.Slot, PgBin: b.o.Source.PgBin,
+	})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), childEnv+"="+string(text))
+	cmd.Stdout, cmd.Stderr = testLog{b.t}, testLog{b.t}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	return cmd
+}
+
+// client runs statements one after the other until done, and remembers the longest
+// and whatever failed.
+type client struct {
+	mu      sync.Mutex
+	longest time.Duration
+	slowest string
+	count   int
+	failed  error
+	stop    context.CancelFunc
+	done    chan struct{}
+}
+
+func (b *bench) client(next func(i int) string) *client {
+	b.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	c := &client{stop: cancel, done: make(chan struct{})}
+	conn, err := pgx.Connect(ctx, b.db.DSN)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	go func() {
+		defer close(c.done)
+		defer conn.Close(context.Background())
+		for i := 0; ctx.Err() == nil; i++ {
+			sql := next(i)
+			began := time.Now()
+			_, err := conn.Exec(context.Background(), sql)
+			took := time.Since(began)
+			c.mu.Lock()
+			c.count++
+			if took > c.longest {
+				c.longest, c.slowest = took, sql
+			}
+			if err != nil && c.failed == nil {
+				c.failed = fmt.Errorf("%s: %w", sql, err)
+			}
+			c.mu.Unlock()
+		}
+	}()
+	b.t.Cleanup(c.end)
+	return c
+}
+
+func (c *client) end() {
+	c.stop()
+	<-c.done
+}
+
+// want fails the test when a statement failed or waited longer than most.
+func (c *client) want(t *testing.T, most time.Duration) {
+	t.Helper()
+	c.end()
+	if c.failed != nil {
+		t.Errorf("a statement of the application failed: %v", c.failed)
+	}
+	if c.longest > most {
+		t.Errorf("a statement of the application took %v, want at most %v: %s", c.longest, most, c.slowest)
+	}
+	t.Logf("%d statements, the longest %v", c.count, c.longest)
+}
+
+// TestAlteredWhileWeWork: clients alter two tables in either order, and write,
+// while the agent attaches, copies and dumps. None is ever a deadlock's victim,
+// none waits long, and the end is exact.
+func TestAlteredWhileWeWork(t *testing.T) {
+	b := newBench(
+		t, testpg.Start(t, 18, nil), nil, "CREATE TABLE tick (id serial PRIMARY KEY)",
+		"CREATE TABLE a (id serial PRIMARY KEY, v text)", "CREATE TABLE b (id serial PRIMARY KEY, v text)",
+		"INSERT INTO a (v) SELECT repeat('a', 500) FROM generate_series(1, 60000)", "INSERT INTO b (v) SELECT repeat('b', 500) FROM generate_series(1, 60000)",
+	)
+	alter := func(first, second string) func(int) string {
+		return func(i int) string {
+			if i%20 < 15 {
+				return fmt.Sprintf("INSERT INTO %s (v) VALUES ('new'); SELECT pg_sleep(0.01)", first)
+			}
+			return fmt.Sprintf("BEGIN; ALTER TABLE %s ALTER v SET STATISTICS %d; ALTER TABLE %s ALTER v SET STATISTICS %d; COMMIT", first, i%100, second, i%100)
+		}
+	}
+	// One client at a time alters, or they would deadlock with each other.
+	var turn sync.Mutex
+	one := b.client(func(i int) string {
+		turn.Lock()
+		defer turn.Unlock()
+		if i%2 == 0 {
+			return alter("a", "b")(i / 2)
+		}
+		return alter("b", "a")(i / 2)
+	})
+	two := b.client(func(int) string {
+		return "UPDATE a SET v = v || '.' WHERE id % 997 = 3; SELECT pg_sleep(0.02)"
+	})
+	b.attach()
+	stop := b.run()
+	testpg.WaitFor(t, 10*time.Second, "some altering beside the agent", func() bool {
+		one.mu.Lock()
+		defer one.mu.Unlock()
+		return one.count > 400
+	})
+	one.want(t, 1500*time.Millisecond)
+	two.want(t, 1500*time.Millisecond)
+	b.waitReady()
+	b.settled()
+	b.mark("end")
+	want := b.twin()
+	stop()
+	db, err := b.restoreAt("mark:end", restore.Options{})
+	if err != nil {
 		t.Fatal(err)
 	}
-	if b, _ := c.take(0, true); b != nil || len(took) != 2 {
-		t.Errorf("after %v came a batch that ends at %s", took, b.end)
-	}
+	testpg.CompareTables(t, want.DSN, db.DSN, nil)
 }
 
-// TestHoldKeepsRecent: a look at the catalog must not forget a commit that a
-// snapshot which is taken, but not tracked yet, does not see.
-func TestHoldKeepsRecent(t *testing.T) {
-	c := bareCapture()
-	c.tables[1] = &table{oid: 1, rel: &record.Relation{OID: 1}, known: true}
-	c.recent = []recentCommit{{xid: 100, commit: 1000, end: 1010, deltas: []delta{{oid: 1, sum: record.Digest{Count: 1}}}}}
-	c.tables[1].digest.Count = 1
-	c.received = 1010
-	release := c.hold()
-	c.prune(200)
-	snap := record.Snapshot{XMin: 100, XMax: 101, XIP: []record.XID{100}}
-	k := c.track(1, snap)
-	if k.predicted.Count != 0 || k.from() != 1000 {
-		t.Errorf("predicted %d rows and records from %s, want 0 and %s", k.predicted.Count, k.from(), record.LSN(1000))
+// TestAbsentStandby: a commit that waits for a synchronous standby is in the WAL
+// and invisible. It is there while the slot is made, and again while a table is
+// copied; nothing of ours hangs, and no row is lost or doubled.
+func TestAbsentStandby(t *testing.T) {
+	c := testpg.Start(t, 18, nil)
+	b := newBench(t, c, nil, "CREATE TABLE tick (id serial PRIMARY KEY)", "CREATE TABLE bag (v text)", "INSERT INTO bag VALUES ('before')")
+	hang := func(sql string) (cancel func()) {
+		t.Helper()
+		c.SetConf(t, "synchronous_standby_names", "absent")
+		conn := testpg.Connect(t, b.db.DSN)
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			_, _ = conn.Exec(context.Background(), "SET synchronous_commit = on; SELECT pg_sleep(1); "+sql) // the checkpointer must have heard of the standby
+		}()
+		testpg.WaitFor(t, 10*time.Second, "a commit that waits for the standby", func() bool {
+			return len(b.db.Query(t, "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND datname = current_database() AND application_name NOT LIKE 'lifeboat%'")) > 0
+		})
+		return func() {
+			b.db.Query(t, "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
+			<-done
+			c.SetConf(t, "synchronous_standby_names", "")
+		}
+	}
+	// The slot is made while a commit waits: it comes when the wait has ended.
+	release := hang("INSERT INTO bag VALUES ('around the slot')")
+	attached := make(chan error, 1)
+	go func() {
+		_, err := Attach(context.Background(), b.repo, b.agentSecrets(), b.o, false)
+		attached <- err
+	}()
+	testpg.WaitFor(t, 10*time.Second, "attach to ask for the slot", func() bool {
+		return len(b.db.Query(t, "SELECT 1 FROM pg_replication_slots")) > 0
+	})
+	release()
+	if err := <-attached; err != nil {
+		t.Fatal(err)
+	}
+	// A commit waits while the agent starts: the stream brings it, and no snapshot
+	// sees it, so no copy may count yet.
+	release = hang("INSERT INTO bag VALUES ('around the start')")
+	stop := b.run()
+	testpg.WaitFor(t, 20*time.Second, "the commit in the log", func() bool { return len(b.view().Segments) > 0 })
+	if n := len(b.view().Bases); n > 0 {
+		t.Errorf("%d copies counted while a commit that the stream had brought was invisible", n)
 	}
 	release()
+	b.waitReady()
+	b.wantLive()
+	release = hang("INSERT INTO bag VALUES ('around the copy')")
+	b.db.Exec(t, "SET synchronous_commit = off", "ALTER TABLE bag ALTER v SET STATISTICS 10", "INSERT INTO tick DEFAULT VALUES")
+	testpg.WaitFor(t, 30*time.Second, "a copy beside the invisible commit", func() bool {
+		n := 0
+		for _, base := range b.view().Bases {
+			if base.Name == "public.bag" {
+				n++
+			}
+		}
+		return n >= 2
+	})
 	release()
-	c.prune(200)
-	if len(c.recent) != 0 {
-		t.Error("a released copy still keeps commits")
+	b.db.Exec(t, "INSERT INTO bag VALUES ('after')")
+	b.settled()
+	b.mark("end")
+	b.wantLive()
+	want := b.twin()
+	stop()
+	db, err := b.restoreAt("mark:end", restore.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	testpg.CompareTables(t, want.DSN, db.DSN, nil)
+}
+
+// TestStoppedInACopy: an agent that stands still in the middle of a copy, holding
+// its lock, is put out of the application's way, and finishes when it goes on.
+func TestStoppedInACopy(t *testing.T) {
+	b := newBench(
+		t, testpg.Start(t, 18, nil), nil, "CREATE TABLE tick (id serial PRIMARY KEY)",
+		"CREATE TABLE big (id serial PRIMARY KEY, v text)", "INSERT INTO big (v) SELECT repeat(md5(i::text), 30) FROM generate_series(1, 150000) i",
+	)
+	b.attach()
+	child := b.child()
+	testpg.WaitFor(t, 30*time.Second, "the copy of the big table", func() bool {
+		return len(b.db.Query(t, "SELECT 1 FROM pg_stat_progress_copy WHERE relid = 'big'::regclass AND tuples_processed > 1000")) > 0
+	})
+	if err := child.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	if _, err := b.db.Try(t, "SET lock_timeout = '20s'; ALTER TABLE big ADD COLUMN more int"); err != nil {
+		t.Errorf("ALTER TABLE beside a stopped agent: %v", err)
+	}
+	// tcp_user_timeout (5 s) frees it when the watcher itself stands still.
+	if d := time.Since(began); d > 10*time.Second {
+		t.Errorf("ALTER TABLE waited %v for a stopped agent", d)
+	}
+	b.db.Exec(t, "INSERT INTO big (v, more) VALUES ('while it stood', 1)")
+	if err := child.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	b.waitReady()
+	b.mark("end")
+	b.wantLive()
+}
+
+// TestBudgetAndNewBase: a slot that keeps more WAL than allowed is given up, the
+// reason is said, and a new base names the gap and goes on.
+func TestBudgetAndNewBase(t *testing.T) {
+	c := testpg.Start(t, 18, nil)
+	b := newBench(t, c, nil, "CREATE TABLE k (id serial PRIMARY KEY, v text)", "INSERT INTO k (v) VALUES ('first')")
+	b.attach()
+	stop := b.run()
+	b.waitReady()
+	b.mark("before")
+	stop()
+	b.db.Exec(t, "INSERT INTO k (v) SELECT repeat('x', 1000) FROM generate_series(1, 20000)")
+	b.o.Tuning.WALBudget = 1 << 20
+	b.o.Tuning.RPO = time.Hour // it keeps up with nothing
+	err := Run(t.Context(), b.repo, b.agentSecrets(), b.o)
+	if err == nil || !strings.Contains(err.Error(), "wal_budget") || !strings.Contains(err.Error(), "--new-base") {
+		t.Fatalf("run over its budget: %v, want it to give the slot up and say so", err)
+	}
+	if n := len(b.db.Query(t, "SELECT 1 FROM pg_replication_slots")); n != 0 {
+		t.Errorf("%d slots left", n)
+	}
+	b.o.Tuning = Tuning{RPO: 50 * time.Millisecond, WALBudget: -1}
+	b.o.NewBase = true
+	stop = b.run()
+	testpg.WaitFor(t, 30*time.Second, "the new base", func() bool {
+		for _, i := range b.view().Incompletes {
+			if i.Until > i.From && strings.Contains(i.Reason, "slot was lost") {
+				return true
+			}
+		}
+		return false
+	})
+	b.o.NewBase = false
+	b.db.Exec(t, "INSERT INTO k (v) VALUES ('after')")
+	b.mark("after")
+	b.wantLive()
+	stop()
+	for _, mark := range []string{"before", "after"} {
+		if _, err := b.restoreAt("mark:"+mark, restore.Options{}); err != nil {
+			t.Errorf("restore at %s: %v", mark, err)
+		}
 	}
 }

@@ -361,7 +361,7 @@ func (a *agent) work(ctx context.Context) error {
 	a.capture.stop(context.Canceled)
 	<-done
 	if streamErr != nil && !errors.Is(streamErr, context.Canceled) {
-		if errors.Is(err, history.ErrFenced) { // the last flush met another agent's entry
+		if err != nil && permanent(err) { // the slot was given up, or the last flush met another agent's entry
 			return err
 		}
 		return streamErr
