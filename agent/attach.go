@@ -26,7 +26,7 @@ func Attach(ctx context.Context, repo *history.Repository, s *history.Secrets, o
 		return nil, err
 	}
 	defer src.Close(context.WithoutCancel(ctx))
-	cat, err := src.Catalog(ctx)
+	cat, err := attachCatalog(ctx, src)
 	if err != nil {
 		return nil, err
 	}
@@ -64,6 +64,31 @@ func Attach(ctx context.Context, repo *history.Repository, s *history.Secrets, o
 		return nil, err
 	}
 	return steps, attachTables(ctx, log, o, src, cat)
+}
+
+// attachCatalog reads the catalog, again when a table turned out to hold rows that
+// are too large for identity full.
+func attachCatalog(ctx context.Context, src *cdc.Source) (*cdc.Catalog, error) {
+	cat, err := src.Catalog(ctx)
+	if err != nil {
+		return nil, err
+	}
+	again := false
+	for i := range cat.Tables {
+		t := &cat.Tables[i]
+		if !t.Capturable || (t.InPublication && t.Settled) {
+			continue
+		}
+		huge, err := src.LookForHugeRow(ctx, t)
+		if err != nil && !errors.Is(err, cdc.ErrGone) {
+			return nil, err
+		}
+		again = again || huge
+	}
+	if again {
+		return src.Catalog(ctx)
+	}
+	return cat, nil
 }
 
 func attachSteps(src *cdc.Source, cat *cdc.Catalog, slot *cdc.SlotState, o Options) []Step {

@@ -55,6 +55,7 @@ type capture struct {
 	oldLine []byte
 	newLine []byte
 	puts    chan struct{}
+	huge    func(oid uint32) // a row over cdc.HugeRow was met
 	plant   plant
 }
 
@@ -195,7 +196,6 @@ func (c *capture) Row(oid uint32, op record.Op, row *cdc.Row) error {
 	if err != nil {
 		return err
 	}
-	full := st.rel.Identity == record.Full
 	var hasOld, hasNew bool
 	c.oldLine, c.newLine = c.oldLine[:0], c.newLine[:0]
 	if op != record.Insert {
@@ -206,7 +206,7 @@ func (c *capture) Row(oid uint32, op record.Op, row *cdc.Row) error {
 	}
 	if !row.Complete(op) {
 		d.unsure = true
-		if full {
+		if full(st.rel) {
 			c.suspectRow(st.table, "its replica identity was changed while we followed it")
 		}
 	}
@@ -240,6 +240,10 @@ func (c *capture) append(st *streamTable, d *delta, op record.Op, hasOld, hasNew
 	buf, n := &t.buf, &t.bufRecords
 	if st.rel.Secret {
 		buf, n = &t.secret, &t.secretCount
+	}
+	if max(len(c.oldLine), len(c.newLine)) > cdc.HugeRow && full(st.rel) {
+		c.huge(st.rel.OID)
+		signal(c.asked)
 	}
 	before := len(*buf)
 	b := record.AppendHeader(*buf, t.records, st.index, op)
@@ -392,3 +396,5 @@ func (c *capture) abort() {
 	c.tx.wait.Wait()
 	c.unlock()
 }
+
+func full(r *record.Relation) bool { return r.Identity == record.Full }

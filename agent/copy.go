@@ -331,6 +331,9 @@ func (s *sink) Line(line []byte) error {
 	s.digest.Add(s.hasher.Line(line))
 	s.bytes += int64(len(line)) + 1
 	if len(line) > record.MaxInline {
+		if len(line) > cdc.HugeRow {
+			s.a.source.FoundHugeRow(s.rel.OID)
+		}
 		if err := s.flush(); err != nil {
 			return err
 		}

@@ -206,6 +206,14 @@ func (t *table) learn(rel *record.Relation, ct *cdc.Table) {
 // enter brings a table into the publication; a note says so before.
 func (p *poller) enter(ctx context.Context, ct *cdc.Table) error {
 	a := p.a
+	huge, err := a.source.LookForHugeRow(ctx, ct)
+	if huge || errors.Is(err, cdc.ErrBusy) || errors.Is(err, cdc.ErrGone) {
+		p.retry = true // the next look at the catalog says minimal, or tries again
+		return nil
+	}
+	if err != nil {
+		return err
+	}
 	if !p.noted[ct.Relation.OID] {
 		n := history.Note{Kind: history.NoteIdentity, Identities: []history.IdentityChange{identityChange(ct)}}
 		if err := a.writer.Note(ctx, n); err != nil {
@@ -213,7 +221,7 @@ func (p *poller) enter(ctx context.Context, ct *cdc.Table) error {
 		}
 		p.noted[ct.Relation.OID] = true
 	}
-	err := a.source.Enter(ctx, *ct)
+	err = a.source.Enter(ctx, *ct)
 	switch {
 	case err == nil:
 		a.log.Info("table entered the publication", "table", ct.Relation.String(), "identity", string(rune(ct.Wanted)))

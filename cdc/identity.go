@@ -188,6 +188,9 @@ func (s *Source) unsafe(f *facts, pubs []publication) string {
 			return fmt.Sprintf("it has a stored generated column, which publication %s leaves out", ident(p.name))
 		}
 	}
+	if s.huge.has(f.oid) {
+		return "it holds rows over 256 MiB"
+	}
 	if s.cfg.Minimal != nil {
 		return s.cfg.Minimal(f.schema, f.name)
 	}

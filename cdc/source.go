@@ -48,9 +48,8 @@ type Config struct {
 	Log *slog.Logger
 	// Profile names what tables feed; nil: every table is generic.
 	Profile Profile
-	// Minimal forces identity minimal with the reason that it returns, for example
-	// for a table whose largest row exceeds 256 MiB in text (protocol §5), which no
-	// cheap query can tell; nil or "": decide alone.
+	// Minimal forces identity minimal with the reason that it returns; nil or "":
+	// decide alone.
 	Minimal func(schema, table string) (why string)
 	// Quiet is how long the schema must have been unchanged before a dump (default
 	// 10 s).
@@ -82,6 +81,7 @@ type Source struct {
 	waited  map[uint32]time.Time
 	watcher *watcher
 	quiet   quietness
+	huge    hugeTables
 }
 
 // Connect opens the control session and reads what never changes while a server
