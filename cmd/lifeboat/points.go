@@ -103,7 +103,7 @@ func (a *app) parseSince(s string) (time.Time, error) {
 func describe(v *history.View, since time.Time) branch {
 	b := branch{
 		Lineage: v.ID.String(), From: v.First.String(), Until: v.Durable.String(), UntilTime: commitTime(v.DurableTime),
-		Restorable: v.First != 0 && v.First <= v.Durable, Marks: []markPoint{}, Holes: []hole{},
+		Restorable: v.Ready && v.First != 0 && v.First <= v.Durable, Marks: []markPoint{}, Holes: []hole{},
 	}
 	if p := v.Epochs[0].Parent; p != nil {
 		b.Parent, b.ParentAt = p.ID.String(), p.At.String()
