@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"testing"
@@ -33,6 +34,7 @@ func TestMain(m *testing.M) {
 }
 
 func restoreAsChild(ctx context.Context, dir, dsn, bin string) error {
+	debug.SetMemoryLimit(192 << 20) // as the command does
 	b, err := os.ReadFile(filepath.Join(dir, "secrets"))
 	if err != nil {
 		return err

@@ -10,7 +10,10 @@ import (
 	"time"
 )
 
-func main() { os.Exit(Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
+func main() {
+	boundMemory()
+	os.Exit(Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
 
 // Main runs one command line and gives its exit code (see exit.go). The first
 // SIGINT or SIGTERM ends the command's context; a second one ends the process at
