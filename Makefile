@@ -54,7 +54,7 @@ bench: $(pg18) build ## figures against PostgreSQL's own tools, with misses (BEN
 	$(GO) run ./internal/bench $(BENCH)
 
 soak: tools build ## the random tests for SOAKTIME (30m)
-	LIFEBOAT_REQUIRE=all LIFEBOAT_SOAK=$(SOAKTIME) $(GO) test -p 1 -run 'Soak|Random|Model' -count 1 -timeout 0 ./history/... ./agent/... ./internal/proof/...
+	LIFEBOAT_REQUIRE=all LIFEBOAT_SOAK=$(SOAKTIME) $(GO) test -p 2 -v -run 'RandomLoad|H5_ModelCheck' -count 1 -timeout 0 ./history ./internal/proof
 
 fuzz: ## each fuzz target for FUZZTIME (10s)
 	@for p in $$($(GO) list ./...); do \

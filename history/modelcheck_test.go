@@ -1,11 +1,14 @@
 package history
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"os"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"filippo.io/age"
 
@@ -221,11 +224,25 @@ func TestH5_ModelCheck(t *testing.T) {
 	if testing.Short() {
 		n = 30
 	}
-	for seed := range n {
+	play := func(seed uint64) {
 		if w, err := run(t.Context(), seed, faults{}); err != nil {
 			t.Fatalf("seed %d: %v\n%s", seed, err, strings.Join(w.trace, "\n"))
 		}
 	}
+	for seed := range n {
+		play(seed)
+	}
+	// make soak: go on with seeds that nobody has tried.
+	soak, err := time.ParseDuration(cmp.Or(os.Getenv("LIFEBOAT_SOAK"), "0s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := uint64(time.Now().UnixNano())
+	n = 0
+	for begin := time.Now(); time.Since(begin) < soak; n++ {
+		play(first + n)
+	}
+	t.Logf("%d more seeds from %d", n, first)
 }
 
 // The model check finds every guard that is taken away.

@@ -44,6 +44,20 @@ func seed(t testing.TB) uint64 {
 	return n
 }
 
+// soakTime is how long a random test goes on; 0: once.
+func soakTime(t testing.TB) time.Duration {
+	t.Helper()
+	s := os.Getenv("LIFEBOAT_SOAK")
+	if s == "" {
+		return 0
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
 func newLab(t testing.TB, major int, schema ...string) *lab {
 	t.Helper()
 	bin := filepath.Dir(testpg.Bin(t, testpg.Newest, "pg_dump"))

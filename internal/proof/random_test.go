@@ -5,6 +5,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -48,7 +49,20 @@ func TestRandomLoad15(t *testing.T) {
 	random{major: testpg.Oldest, kills: 6, life: 6 * time.Second, restarts: []string{"immediate"}, points: 5, exact: 3}.run(t)
 }
 
+// run plays it once, or with LIFEBOAT_SOAK=30m again and again for that time, each
+// time with other choices.
 func (r random) run(t *testing.T) {
+	soak := soakTime(t)
+	if soak == 0 {
+		r.once(t)
+		return
+	}
+	for begin, n := time.Now(), 1; time.Since(begin) < soak && !t.Failed(); n++ {
+		t.Run(strconv.Itoa(n), r.once)
+	}
+}
+
+func (r random) once(t *testing.T) {
 	rng := rand.New(rand.NewPCG(seed(t), uint64(r.major)))
 	l := newLab(t, r.major, testpg.LoadSchema)
 	l.child.Tuning.MergeEvery = 4 * time.Second
