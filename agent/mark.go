@@ -29,7 +29,7 @@ func Mark(ctx context.Context, repo *history.Repository, s *history.Secrets, o O
 	}
 	for _, m := range v.Marks {
 		if m.Name == name {
-			return 0, fmt.Errorf("mark %q exists already, at %s: choose another name", name, m.At)
+			return 0, fmt.Errorf("%w, at %s: choose another name", ErrMarkExists, m.At)
 		}
 	}
 	src, id, err := o.connect(ctx)

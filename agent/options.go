@@ -22,6 +22,8 @@ var (
 	// ErrState: the state directory lacks what the agent needs; the message says how
 	// to bring it back with the operator's key.
 	ErrState = errors.New("agent state missing")
+	// ErrMarkExists: a restore point never moves.
+	ErrMarkExists = errors.New("a mark of this name exists already")
 )
 
 // SourceOptions say which database is followed and how it is reached.

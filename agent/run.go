@@ -289,7 +289,7 @@ func (a *agent) open(ctx context.Context, log *history.Log, keys history.EpochKe
 		case view.Durable > flush:
 			return fmt.Errorf("the server has flushed %s, the repository holds %s: the server was restored from an older copy; run `lifeboat run --adopt`: %w", flush, view.Durable, ErrSourceLost)
 		case begins > view.Durable && !a.o.NewBase:
-			return fmt.Errorf("the slot begins at %s, the repository ends at %s: the changes between cannot be had; run `lifeboat run --new-base`: %w", begins, view.Durable, ErrSourceLost)
+			return fmt.Errorf("the slot begins at %s, the repository ends at %s: the changes between cannot be had (did the repository lose an entry? `lifeboat verify` looks); run `lifeboat run --new-base` to go on, and the gap is named: %w", begins, view.Durable, ErrSourceLost)
 		}
 		gap = begins > view.Durable
 	}

@@ -85,7 +85,7 @@ func (s *Source) Stream(ctx context.Context, o StreamOptions) (*Stream, error) {
 		return nil, err
 	}
 	begin := s.now()
-	for {
+	for tries := 0; ; tries++ {
 		st, timeout, err := s.acquire(ctx, o)
 		if err == nil {
 			return st, nil
@@ -97,7 +97,9 @@ func (s *Source) Stream(ctx context.Context, o StreamOptions) (*Stream, error) {
 		if !errors.Is(err, ErrSlotActive) || s.now().Sub(begin) >= wait {
 			return nil, fmt.Errorf("stream slot %s: %w", s.cfg.Slot, err)
 		}
-		s.log.Info("slot is in use, trying again", "slot", s.cfg.Slot, "wait", wait)
+		if tries == 0 {
+			s.log.Info("slot is in use, trying again every second", "slot", s.cfg.Slot, "wait", wait)
+		}
 		t := time.NewTimer(time.Second)
 		select {
 		case <-ctx.Done():

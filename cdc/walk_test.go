@@ -270,7 +270,7 @@ func TestWalkAllocatesNothing(t *testing.T) {
 }
 
 // recorded gives the messages of testdata/pg18.stream: what PostgreSQL 18 sent for
-// the statements of TestRecord, each after its length.
+// the statements of TestRecorded, each after its length.
 func recorded(t testing.TB) [][]byte {
 	b, err := os.ReadFile("testdata/pg18.stream")
 	if err != nil {

@@ -215,7 +215,7 @@ func openAge(data []byte, ids []age.Identity) ([]byte, error) {
 	rd, err := age.Decrypt(bytes.NewReader(data), ids...)
 	var none *age.NoIdentityMatchError
 	if errors.As(err, &none) {
-		return nil, errors.Join(err, ErrWrongKey)
+		return nil, ErrWrongKey // age's own words say the same twice
 	}
 	if err != nil {
 		return nil, errors.Join(err, chunkstore.ErrDamaged)

@@ -28,17 +28,20 @@ type VerifyOptions struct {
 
 // VerifyReport says what Verify looked at and found.
 type VerifyReport struct {
-	Lineages, Entries, Bodies, Chunks int
-	Bytes                             int64 // of all objects, by the store's listing
+	Lineages int   `json:"lineages"`
+	Entries  int   `json:"entries"`
+	Bodies   int   `json:"bodies"` // entries whose body was opened
+	Chunks   int   `json:"chunks"`
+	Bytes    int64 `json:"bytes"` // of all objects, by the store's listing
 	// KeysChecked: the objects under keys/ were opened.
-	KeysChecked bool
+	KeysChecked bool `json:"keys_checked"`
 	// Orphans are chunks that no entry reaches: left by a crash, or by a prune.
-	Orphans int
+	Orphans int `json:"orphans"`
 	// Strange are keys that nobody of ours makes, and entries past the end of their
 	// epoch; harmless.
-	Strange []string
+	Strange []string `json:"strange"`
 	// Damage holds one line for each damaged or missing object.
-	Damage []string
+	Damage []string `json:"damage"`
 }
 
 // Verify checks a repository: configuration and keys, every chain, number and

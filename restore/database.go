@@ -84,6 +84,10 @@ func (d *database) open(ctx context.Context) (*pgconn.PgConn, error) {
 		cfg.RuntimeParams[k] = v
 	}
 	conn, err := pgconn.ConnectConfig(ctx, cfg)
+	var refused *pgconn.PgError
+	if errors.As(err, &refused) && refused.Code == "3D000" { // invalid_catalog_name
+		return nil, fmt.Errorf("connect to the target: database %q does not exist: create it first, for instance with createdb", cfg.Database)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("connect to the target: %w", err)
 	}

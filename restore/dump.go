@@ -180,6 +180,10 @@ type runError struct {
 }
 
 func (e *runError) Error() string {
+	if strings.Contains(e.text, "unsupported version") {
+		return "run pg_restore: it is older than the pg_dump that stored the schema: " +
+			"install the client programs of that release or a newer one, or name their folder with pg_bin: in the configuration"
+	}
 	return fmt.Sprintf("run pg_restore: %v: %s", e.err, strings.TrimSpace(e.text))
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"lifeboat.im/lifeboat/agent"
 	"lifeboat.im/lifeboat/cdc"
@@ -66,7 +67,8 @@ func outcomes() []outcome {
 		{cdc.ErrSlotActive, exitLater, "Only one agent may follow a database: stop the other one. One that was killed lets go within two minutes."},
 		{agent.ErrLater, exitLater, "Nothing was changed: run the same command again in a moment."},
 		{agent.ErrForeignSource, exitRefused, "Check source: in the configuration. A database that was restored or moved on purpose goes on under `lifeboat run --adopt`."},
-		{agent.ErrNotAttached, exitUsage, "Run `lifeboat attach` first; `lifeboat attach --dry-run` shows what it does."},
+		{agent.ErrMarkExists, exitRefused, ""},
+		{agent.ErrNotAttached, exitUsage, "`lifeboat attach --dry-run` shows what it does to the database."},
 		{agent.ErrState, exitUsage, "Bring the agent's secrets back with the operator's key: `lifeboat key export --agent --key FILE`."},
 		{cdc.ErrSlotMissing, exitSourceLost, "It was dropped. `lifeboat run --new-base` begins again and names the gap."},
 		{cdc.ErrSlotLost, exitSourceLost, "`lifeboat run --new-base` begins again and names the gap."},
@@ -123,8 +125,23 @@ func hint(err error) string {
 	}
 	for _, o := range outcomes() {
 		if errors.Is(err, o.is) {
+			if said(err.Error(), o.hint) {
+				return ""
+			}
 			return o.hint
 		}
 	}
 	return ""
+}
+
+// said reports whether an error names every command of its hint already: then one
+// sentence is enough.
+func said(text, hint string) bool {
+	parts := strings.Split(hint, "`")
+	for i := 1; i < len(parts); i += 2 {
+		if !strings.Contains(text, "`"+parts[i]+"`") {
+			return false
+		}
+	}
+	return len(parts) > 1
 }

@@ -35,6 +35,7 @@ func TestExitCodes(t *testing.T) {
 		{restore.ErrNotEmpty, 4},
 		{restore.ErrUnfinished, 4},
 		{agent.ErrForeignSource, 4},
+		{agent.ErrMarkExists, 4},
 		{history.ErrRepositoryExists, 4},
 		{restore.ErrNoPoint, 5},
 		{&restore.IncompleteError{}, 5},

@@ -145,7 +145,7 @@ func (a *app) openView(ctx context.Context, c *config, repo *history.Repository,
 }
 
 func lineageFlag(cmd *cobra.Command, at *string) {
-	cmd.Flags().StringVar(at, "lineage", "", "which branch, as `lifeboat points` prints it (default: this host's, or the only one)")
+	cmd.Flags().StringVar(at, "lineage", "", "`branch` to use, as lifeboat points prints it (default: this host's, or the only one)")
 }
 
 // agentOptions are what the configuration says to the agent.
