@@ -1,24 +1,94 @@
 package history
 
 import (
+	"archive/tar"
 	"bytes"
+	"errors"
+	"io"
+	"os"
 	"testing"
 
+	"filippo.io/age"
+
+	"lifeboat.im/lifeboat/chunkstore/storetest"
 	"lifeboat.im/lifeboat/record"
 )
 
-// seeds gives all entries of a small log.
-func seeds(f *testing.F) (l *Log, list []*entry) {
-	w := newWritten(f)
-	l = w.operatorLog()
-	for _, key := range w.mem.Keys() {
+// recorded opens testdata/pg18.tar: the repository that an agent made of a real
+// database (TestRecorded in agent writes it), with the identity that opens it, which
+// opens nothing else.
+func recorded(t testing.TB) *bench {
+	t.Helper()
+	file, err := os.Open("testdata/pg18.tar")
+	must(t, err)
+	defer file.Close()
+	b := &bench{tb: t, mem: storetest.NewMemory(t)}
+	for r := tar.NewReader(file); ; {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		must(t, err)
+		data, err := io.ReadAll(r)
+		must(t, err)
+		if h.Name == "identity" {
+			b.operator, err = age.ParseX25519Identity(string(data))
+			must(t, err)
+			continue
+		}
+		must(t, b.mem.Create(t.Context(), h.Name, data))
+	}
+	b.repo, err = Open(t.Context(), b.mem)
+	must(t, err)
+	b.secrets, err = b.repo.Unlock(t.Context(), b.operator)
+	must(t, err)
+	ids, err := b.repo.Lineages(t.Context())
+	must(t, err)
+	b.id = ids[0]
+	return b
+}
+
+// entries gives every entry of a bench.
+func (b *bench) entries() (l *Log, list []*entry) {
+	l = b.operatorLog()
+	for _, key := range b.mem.Keys() {
 		if _, at, ok := parseEntryKey(key); ok {
-			e, err := l.get(f.Context(), at)
-			must(f, err)
+			e, err := l.get(b.tb.Context(), at)
+			must(b.tb, err)
 			list = append(list, e)
 		}
 	}
 	return l, list
+}
+
+// seeds gives all entries of the recorded log.
+func seeds(f *testing.F) (l *Log, list []*entry) { return recorded(f).entries() }
+
+// What an agent stored is whole, of every kind, and opens.
+func TestRecordedRepository(t *testing.T) {
+	b := recorded(t)
+	r, err := Verify(t.Context(), b.repo, b.secrets, VerifyOptions{Operators: []age.Identity{b.operator}})
+	must(t, err)
+	if len(r.Damage) > 0 || len(r.Strange) > 0 {
+		t.Errorf("damaged %v, strange %v", r.Damage, r.Strange)
+	}
+	_, list := b.entries()
+	kinds := map[Kind]int{}
+	for _, e := range list {
+		kinds[e.kind]++
+	}
+	for _, k := range []Kind{KindEpoch, KindEnd, KindSegment, KindBase, KindHistory, KindCheckpoint, KindNote} {
+		if kinds[k] == 0 {
+			t.Errorf("no entry of kind %v: %v", k, kinds)
+		}
+	}
+	v, err := b.operatorLog().Load(t.Context())
+	must(t, err)
+	rows, err := readRows(t.Context(), v, 0, everything, nil)
+	must(t, err)
+	if len(rows) < 10 {
+		t.Errorf("%d records only", len(rows))
+	}
 }
 
 func FuzzEntryHeader(f *testing.F) {
@@ -85,7 +155,7 @@ func FuzzSchemaBody(f *testing.F)  { fuzzBody(f, KindNote) }
 func FuzzHistoryBody(f *testing.F) { fuzzBody(f, KindHistory) }
 
 func FuzzSecrets(f *testing.F) {
-	b := newBench(f)
+	b := recorded(f)
 	for _, s := range []*Secrets{b.secrets, b.secrets.Agent()} {
 		data, err := s.Marshal()
 		must(f, err)
@@ -103,7 +173,7 @@ func FuzzSecrets(f *testing.F) {
 }
 
 func FuzzConfig(f *testing.F) {
-	f.Add(newBench(f).mem.Object(configKey))
+	f.Add(recorded(f).mem.Object(configKey))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		c, err := parseConfig(data)
 		if err != nil {
