@@ -105,9 +105,12 @@ func (l *lab) prove(oracle *testpg.Oracle, points []point) outcome {
 			}
 		}
 		at := oracle.At(l.t, p.want)
-		diff, err := testpg.Differences(l.t.Context(), at.DSN(l.db.Name), to.DSN, func(schema, table string) bool {
-			return skip[schema+"."+table] || schema == "lifeboat"
-		})
+		left := func(schema, table string) bool { return skip[schema+"."+table] || schema == "lifeboat" }
+		diff, err := testpg.Differences(l.t.Context(), at.DSN(l.db.Name), to.DSN, left)
+		if errors.Is(err, testpg.ErrLocked) {
+			at = oracle.Promote(l.t)
+			diff, err = testpg.Differences(l.t.Context(), at.DSN(l.db.Name), to.DSN, left)
+		}
 		if err != nil {
 			l.t.Fatalf("compare %s: %v", p.target, err)
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -29,6 +30,11 @@ func CompareTables(t testing.TB, a, b string, skip func(schema, table string) bo
 	}
 	return len(diff) == 0
 }
+
+// ErrLocked: a table cannot be read. A standby that stands at a position holds the
+// exclusive locks of the transactions that had not ended there (a TRUNCATE, a
+// DROP); Oracle.Promote ends them.
+var ErrLocked = errors.New("locked by a transaction that had not ended")
 
 // Differences is CompareTables without a test: one sentence for each difference,
 // at most three for a table.
@@ -58,6 +64,10 @@ func Differences(ctx context.Context, a, b string, skip func(schema, table strin
 			diff = append(diff, fmt.Sprintf("%s has other columns:\n\t%q\n\t%q", title(name), p, q))
 		default:
 			d, err := compareRows(ctx, x, y, name, p)
+			var server *pgconn.PgError
+			if errors.As(err, &server) && server.Code == "55P03" { // lock_not_available
+				err = fmt.Errorf("%w: %w", ErrLocked, err)
+			}
 			if err != nil {
 				return diff, fmt.Errorf("%s: %w", title(name), err)
 			}
@@ -86,7 +96,7 @@ func openSide(ctx context.Context, dsn string) (*side, error) {
 	rows, err := query(ctx, conn, `
 SET datestyle = 'ISO, YMD'; SET intervalstyle = 'postgres'; SET extra_float_digits = 3; SET bytea_output = 'hex';
 SET timezone = 'UTC'; SET lc_monetary = 'C'; SET xmlbinary = 'base64'; SET client_encoding = 'UTF8'; SET search_path = '';
-SET row_security = off; SET statement_timeout = 0;
+SET row_security = off; SET statement_timeout = 0; SET lock_timeout = '5s';
 SELECT n.nspname, c.relname, a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod)
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped

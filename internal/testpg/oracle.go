@@ -121,6 +121,18 @@ func (o *Oracle) At(t testing.TB, lsn record.LSN) *Cluster {
 	return o.standby
 }
 
+// Promote ends the recovery where At stands: transactions that had not ended there
+// are rolled back and their locks are gone. The next At begins with a new copy.
+func (o *Oracle) Promote(t testing.TB) *Cluster {
+	t.Helper()
+	o.standby.Query(t, "SELECT pg_promote(true, 60)")
+	WaitFor(t, time.Minute, "the oracle's promotion", func() bool {
+		return o.standby.Query(t, "SELECT pg_is_in_recovery()")[0][0] == "f"
+	})
+	o.at = ^record.LSN(0)
+	return o.standby
+}
+
 // anew makes the standby from a fresh copy of the base.
 func (o *Oracle) anew(t testing.TB) {
 	t.Helper()

@@ -2,6 +2,7 @@ package testpg
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -99,5 +100,35 @@ func TestOracleUnderLoad(t *testing.T) {
 			t.Errorf("a planted row is not found: %q %v", diff, err)
 		}
 		t.Logf("PostgreSQL %d: %+v", major, n)
+	}
+}
+
+// A position at which a transaction holds a table: the standby cannot be read, and
+// a promotion rolls the transaction back.
+func TestOraclePromotes(t *testing.T) {
+	c := Start(t, Newest, nil)
+	d := c.Database(t)
+	d.Exec(t, "CREATE TABLE held (v int)", "INSERT INTO held VALUES (1)", "CREATE TABLE other (v int)")
+	o := Begin(t, c)
+	conn := d.Conn(t)
+	if _, err := conn.Exec(t.Context(), "BEGIN; LOCK TABLE held IN ACCESS EXCLUSIVE MODE; TRUNCATE held"); err != nil {
+		t.Fatal(err)
+	}
+	d.Exec(t, "INSERT INTO other VALUES (1)")
+	at, err := record.ParseLSN(d.Query(t, "SELECT pg_current_wal_flush_lsn()")[0][0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Exec(t.Context(), "COMMIT"); err != nil {
+		t.Fatal(err)
+	}
+	d.Exec(t, "INSERT INTO held VALUES (1)")
+	dsn := o.At(t, at).DSN(d.Name)
+	if _, err := Differences(t.Context(), dsn, d.DSN, nil); !errors.Is(err, ErrLocked) {
+		t.Fatalf("compare a table that a transaction holds: %v, want ErrLocked", err)
+	}
+	dsn = o.Promote(t).DSN(d.Name)
+	if diff, err := Differences(t.Context(), dsn, d.DSN, nil); err != nil || len(diff) > 0 {
+		t.Errorf("after the promotion: %v, %v", diff, err)
 	}
 }
