@@ -15,6 +15,7 @@ import (
 	"lifeboat.im/lifeboat/history"
 	"lifeboat.im/lifeboat/internal/testpg"
 	"lifeboat.im/lifeboat/record"
+	"lifeboat.im/lifeboat/restore"
 )
 
 func (b *bench) confirmed() record.LSN {
@@ -246,6 +247,7 @@ func TestG5_PlantedFaultsAreFound(t *testing.T) {
 			b.waitReady()
 			b.db.Exec(t, "INSERT INTO k (v) VALUES ('MARK'), ('clean')", "UPDATE k SET v = v || '.' WHERE v = 'clean'")
 			b.mark("faulty")
+			b.db.Exec(t, "INSERT INTO k (v) VALUES ('later')") // the next copy is exact after the mark only
 			stop()
 			b.o.plant = plant{}
 			b.o.Tuning.RefreshEvery = time.Millisecond
@@ -268,6 +270,10 @@ func TestG5_PlantedFaultsAreFound(t *testing.T) {
 				t.Errorf("status says %q, want the table named", r.Mismatches)
 			}
 			b.wantLive()
+			var inexact *restore.IncompleteError
+			if _, err := b.restoreAt("mark:faulty", restore.Options{}); !errors.As(err, &inexact) {
+				t.Errorf("restore where a copy contradicted the records: %v, want the table named", err)
+			}
 		})
 	}
 }

@@ -188,7 +188,7 @@ func (st *state) addTable(ctx context.Context, v *history.View, at record.LSN, t
 		st.notes = append(st.notes, fmt.Sprintf("table %s is not part of the backup and stays empty", p.Table))
 		return nil
 	}
-	for _, list := range [][]history.Incomplete{v.Incompletes, gaps} {
+	for _, list := range [][]history.Incomplete{v.Incompletes, gaps, disproved(v)} {
 		for _, i := range list {
 			if i.Table == t.OID && i.Covers(at) {
 				p.Incomplete = i.Reason
@@ -206,6 +206,19 @@ func (st *state) addTable(ctx context.Context, v *history.View, at record.LSN, t
 	}
 	st.tables = append(st.tables, p)
 	return nil
+}
+
+// disproved gives the intervals in which a later copy contradicted the records: what
+// they and the older base make of a table cannot be trusted there.
+func disproved(v *history.View) []history.Incomplete {
+	out := make([]history.Incomplete, 0, len(v.Mismatches))
+	for _, m := range v.Mismatches {
+		out = append(out, history.Incomplete{
+			Table: m.Table, Name: m.Name, From: m.From, Until: m.Until,
+			Reason: "a later copy did not have the digest that the records predict (" + m.Reason + ")",
+		})
+	}
+	return out
 }
 
 // lastWithout gives the last position at which a table is known not to have
