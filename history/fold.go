@@ -2,6 +2,7 @@ package history
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 
 	"lifeboat.im/lifeboat/record"
@@ -88,6 +89,9 @@ func (s *State) fold(e *entry) error {
 
 func (s *State) foldEpoch(at Position, e *epochSummary) {
 	s.Ended = false
+	if len(s.Epochs) > 0 && e.Durable > s.Durable {
+		s.foldGap()
+	}
 	s.Durable = max(s.Durable, e.Durable)
 	s.Epochs = append(s.Epochs, EpochInfo{
 		Position: at, Timeline: e.Timeline, Slot: e.Slot, ServerVersion: e.ServerVersion, XMax: e.XMax,
@@ -95,6 +99,32 @@ func (s *State) foldEpoch(at Position, e *epochSummary) {
 	})
 	if len(e.Condemned) > 0 {
 		s.Condemns = append(s.Condemns, at)
+	}
+}
+
+// foldGap opens an interval for every table: an epoch that begins above what was
+// durable says by itself that changes in between were lost. No note could say it as
+// surely, for a crash may come between any two entries.
+func (s *State) foldGap() {
+	newest := map[uint32]BaseInfo{}
+	for _, b := range s.Bases {
+		if o, ok := newest[b.Table]; !ok || o.ExactFrom < b.ExactFrom {
+			newest[b.Table] = b
+		}
+	}
+	for _, d := range s.Dropped {
+		if b, ok := newest[d.Table]; ok && d.At > b.ExactFrom {
+			delete(newest, d.Table)
+		}
+	}
+	for _, oid := range slices.Sorted(maps.Keys(newest)) {
+		open := func(c Incomplete) bool { return c.Table == oid && c.Until == 0 }
+		if !slices.ContainsFunc(s.Incompletes, open) {
+			s.Incompletes = append(s.Incompletes, Incomplete{
+				Table: oid, Name: newest[oid].Name, From: s.Durable,
+				Reason: "the slot was lost: changes in between could not be had",
+			})
+		}
 	}
 }
 
