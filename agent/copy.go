@@ -242,6 +242,14 @@ func (p *proof) finish(ctx context.Context) error {
 	if broken != "" {
 		return fmt.Errorf("%s: %w", broken, cdc.ErrChanged)
 	}
+	// Before the base, which closes what is open and replaces what it disagrees with:
+	// a note that came after it would open for ever, or be lost in a crash.
+	if err := a.writeNotes(ctx); err != nil {
+		return err
+	}
+	if err := a.mismatch(ctx, base, predicted, known); err != nil {
+		return err
+	}
 	if err := a.writer.Base(ctx, base, reach); err != nil {
 		return err
 	}
@@ -249,6 +257,26 @@ func (p *proof) finish(ctx context.Context) error {
 		"new_bytes", fresh, "exact_from", base.ExactFrom.String(), "took", a.now().Sub(p.began).Round(time.Millisecond).String())
 	a.progress()
 	return a.verdict(ctx, base.Relation.OID, base, p.k, predicted, known)
+}
+
+// mismatch notes that a copy is not what the records predict, unless the log says
+// already that the table is not exact.
+func (a *agent) mismatch(ctx context.Context, base *history.Base, predicted record.Digest, known bool) error {
+	c := a.capture
+	c.mu.Lock()
+	t := c.tables[base.Relation.OID]
+	if t == nil || t.open || !known || predicted == base.Digest {
+		c.mu.Unlock()
+		return nil
+	}
+	proven, name := t.exactFrom, t.name()
+	c.mu.Unlock()
+	a.log.Error("a copy does not have the digest that the records predict", "table", name,
+		"predicted", predicted.String(), "copied", base.Digest.String())
+	return a.writer.Note(ctx, history.Note{
+		Kind: history.NoteMismatch, Table: base.Relation.OID, Name: name, From: proven, Until: base.ExactFrom,
+		Reason: fmt.Sprintf("predicted %d rows, copied %d", predicted.Count, base.Digest.Count),
+	})
 }
 
 // verdict holds the copy against the prediction and makes it the table's base.
@@ -261,7 +289,7 @@ func (a *agent) verdict(ctx context.Context, oid uint32, base *history.Base, k *
 		c.mu.Unlock()
 		return nil
 	}
-	wasOpen, from, proven, name := t.open, t.openFrom, t.exactFrom, t.name()
+	wasOpen, from, name := t.open, t.openFrom, t.name()
 	t.digest = k.after.apply(base.Digest)
 	t.known = !k.after.unsure && base.Relation.Identity == record.Full
 	t.recordBytes, t.baseBytes, t.rows = k.bytes, base.Bytes, base.Digest.Count
@@ -271,17 +299,6 @@ func (a *agent) verdict(ctx context.Context, oid uint32, base *history.Base, k *
 		c.suspectFrom(t, k.suspect, from)
 	}
 	c.mu.Unlock()
-	if known && !met && !wasOpen {
-		a.log.Error("a copy does not have the digest that the records predict", "table", name,
-			"predicted", predicted.String(), "copied", base.Digest.String())
-		n := history.Note{
-			Kind: history.NoteMismatch, Table: oid, Name: name, From: proven, Until: base.ExactFrom,
-			Reason: fmt.Sprintf("predicted %d rows, copied %d", predicted.Count, base.Digest.Count),
-		}
-		if err := a.writer.Note(ctx, n); err != nil {
-			return err
-		}
-	}
 	if !wasOpen || suspect {
 		return nil
 	}

@@ -47,37 +47,52 @@ func (f *flusher) run(ctx context.Context) error {
 	f.positioned, f.epochBegan = f.a.now(), f.a.now()
 	tick := time.NewTicker(min(f.a.o.Tuning.RPO, time.Second))
 	defer tick.Stop()
-	for {
+	due := time.NewTimer(0)
+	defer due.Stop()
+	// What is under way when ctx ends is finished, so that drain can go on from it.
+	slow, stop := lingering(ctx, drainFor)
+	defer stop()
+	for ctx.Err() == nil {
 		b, wait := c.take(f.a.o.Tuning.RPO, false)
 		if b != nil {
-			if err := f.flush(ctx, b); err != nil {
+			if err := f.flush(slow, b); err != nil {
 				return err
 			}
 			continue
 		}
-		if err := f.idle(ctx); err != nil {
+		if err := f.idle(slow); err != nil {
 			return err
 		}
-		var due <-chan time.Time
 		if wait > 0 {
-			t := time.NewTimer(wait)
-			due = t.C
-			defer t.Stop()
+			due.Reset(wait)
 		}
 		select {
 		case <-ctx.Done():
-			return f.drain()
 		case <-c.wake:
-		case <-due:
+		case <-due.C:
 		case <-tick.C:
 		}
 	}
+	return f.drain(slow)
 }
 
-// drain is the end: SIGTERM means flush, confirm, exit 0.
-func (f *flusher) drain() error {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
+// drainFor is how long the end may take.
+const drainFor = 30 * time.Second
+
+// lingering gives a context that ends some time after ctx.
+func lingering(ctx context.Context, d time.Duration) (context.Context, func()) {
+	out, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		t := time.AfterFunc(d, cancel)
+		context.AfterFunc(out, func() { t.Stop() })
+	})
+	return out, func() { stop(); cancel() }
+}
+
+// drain is the end: SIGTERM means flush what was received, confirm, exit 0. What
+// still arrives is not waited for: a busy source never pauses.
+func (f *flusher) drain(ctx context.Context) error {
+	_, goal := f.a.capture.pending()
 	for {
 		b, _ := f.a.capture.take(0, true)
 		if b == nil {
@@ -85,6 +100,9 @@ func (f *flusher) drain() error {
 		}
 		if err := f.flush(ctx, b); err != nil {
 			return err
+		}
+		if b.end >= goal {
+			break
 		}
 	}
 	if pending, at := f.a.capture.pending(); !pending && at > f.durable {
@@ -102,7 +120,7 @@ func (f *flusher) flush(ctx context.Context, b *batch) error {
 	if err != nil {
 		return err
 	}
-	if err := f.notes(ctx); err != nil {
+	if err := f.a.writeNotes(ctx); err != nil {
 		return err
 	}
 	seg := b.segment(f.durable)
@@ -121,9 +139,15 @@ func (f *flusher) flush(ctx context.Context, b *batch) error {
 	return f.rotate(ctx)
 }
 
-func (f *flusher) notes(ctx context.Context) error {
-	for _, n := range f.a.capture.takeNotes() {
-		if err := f.a.writer.Note(ctx, n); err != nil {
+// writeNotes makes every note that waits durable, those included that another call
+// is about to write.
+func (a *agent) writeNotes(ctx context.Context) error {
+	a.noting.Lock()
+	defer a.noting.Unlock()
+	notes := a.capture.takeNotes()
+	for i, n := range notes {
+		if err := a.writer.Note(ctx, n); err != nil {
+			a.capture.giveBack(notes[i:])
 			return fmt.Errorf("note %s of %s: %w", n.Reason, n.Name, err)
 		}
 	}
@@ -151,7 +175,7 @@ func (f *flusher) changedSequences(ctx context.Context) ([]record.Sequence, erro
 // idle stores a keepalive's position now and then, when nothing is pending; and
 // answers at once to a maintenance entry (a mark) that waits at the tail.
 func (f *flusher) idle(ctx context.Context) error {
-	if err := f.notes(ctx); err != nil {
+	if err := f.a.writeNotes(ctx); err != nil {
 		return err
 	}
 	pending, at := f.a.capture.pending()
@@ -165,7 +189,8 @@ func (f *flusher) idle(ctx context.Context) error {
 		if err := f.answer(ctx, met, at); err != nil {
 			return err
 		}
-	} else if at > f.durable && (f.a.stream.Asked() || f.firstReached(at) || at-f.durable >= idleBytes || f.a.now().Sub(f.positioned) >= idleEvery) {
+	}
+	if at > f.durable && (f.a.stream.Asked() || f.firstReached(at) || at-f.durable >= idleBytes || f.a.now().Sub(f.positioned) >= idleEvery) {
 		if err := f.position(ctx, at); err != nil {
 			return err
 		}
@@ -196,8 +221,8 @@ func (f *flusher) answer(ctx context.Context, met uint64, at record.LSN) error {
 	}
 	signal(f.a.capture.asked)
 	certain := f.a.schemaCertain() >= f.want
-	if !certain && at <= f.durable {
-		return nil
+	if !certain && (at <= f.durable || f.durable >= f.want) {
+		return nil // durable; what is left to wait for is the catalog
 	}
 	if err := f.position(ctx, max(at, f.durable)); err != nil {
 		return err

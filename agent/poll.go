@@ -40,6 +40,8 @@ type poller struct {
 func (p *poller) run(ctx context.Context) error {
 	tick := time.NewTicker(pollIdle)
 	defer tick.Stop()
+	again := time.NewTimer(0)
+	defer again.Stop()
 	for {
 		p.retry = false
 		if err := p.look(ctx); err != nil {
@@ -48,17 +50,15 @@ func (p *poller) run(ctx context.Context) error {
 			}
 			return fmt.Errorf("watch the catalog: %w", err)
 		}
-		var again <-chan time.Time
+		again.Stop()
 		if p.retry {
-			t := time.NewTimer(time.Second)
-			again = t.C
-			defer t.Stop()
+			again.Reset(time.Second)
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-p.a.capture.asked:
-		case <-again:
+		case <-again.C:
 		case <-tick.C:
 		}
 	}

@@ -84,3 +84,10 @@ func (c *capture) takeNotes() []history.Note {
 	c.notes = nil
 	return n
 }
+
+// giveBack puts notes that could not be written before those that came since.
+func (c *capture) giveBack(n []history.Note) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.notes = append(n, c.notes...)
+}

@@ -193,7 +193,8 @@ func (a *agent) recoverSchema(ctx context.Context, view *history.View, epoch uin
 
 // resume fills the capture's tables from the log. The first look at the catalog
 // then compares each with what is there.
-func (a *agent) resume(view *history.View, known recovered, gap bool) error {
+// durable is where the log stood before this epoch.
+func (a *agent) resume(view *history.View, durable record.LSN, known recovered, gap bool) error {
 	c := a.capture
 	if view == nil {
 		c.certain = a.opening.Durable
@@ -206,7 +207,7 @@ func (a *agent) resume(view *history.View, known recovered, gap bool) error {
 		c.certain = view.Durable
 	}
 	if gap {
-		c.certain = view.Durable
+		c.certain = durable
 		a.poller.schema = [32]byte{}
 	}
 	dropped := map[uint32]record.LSN{}
@@ -251,6 +252,25 @@ func (a *agent) resume(view *history.View, known recovered, gap bool) error {
 			c.suspect(t, "the slot was lost: changes in between could not be had")
 		} else if a.o.NewBase {
 			t.wanted = "a new base was asked for"
+		}
+	}
+	return a.resumeUncopied(view)
+}
+
+// resumeUncopied brings in the tables that are open in the log and have no base: one
+// that was dropped since must be noted as gone, or its interval stays open for ever.
+func (a *agent) resumeUncopied(view *history.View) error {
+	for _, i := range view.Incompletes {
+		if i.Until != 0 || i.Table == 0 || a.capture.tables[i.Table] != nil {
+			continue
+		}
+		schema, name, err := splitName(i.Name)
+		if err != nil {
+			return err
+		}
+		a.capture.tables[i.Table] = &table{
+			oid: i.Table, rel: &record.Relation{OID: i.Table, Schema: schema, Name: name},
+			open: true, openFrom: i.From, wanted: "its first base", resumed: true,
 		}
 	}
 	return nil

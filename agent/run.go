@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -32,6 +33,7 @@ type agent struct {
 	copier   *copier
 	poller   *poller
 	merges   chan struct{}
+	noting   sync.Mutex // held while notes are written
 }
 
 // attempts is how often Run begins again, without a flush between, before it
@@ -112,7 +114,7 @@ func Run(ctx context.Context, repo *history.Repository, s *history.Secrets, o Op
 	o = o.defaults()
 	failed := 0
 	for {
-		flushed, err := session(ctx, repo, s, o)
+		flushed, err := session(ctx, repo, s, &o)
 		if err == nil {
 			return nil
 		}
@@ -125,6 +127,9 @@ func Run(ctx context.Context, repo *history.Repository, s *history.Secrets, o Op
 		if flushed {
 			failed = 0
 			o.NewBase, o.Adopt = false, false
+		}
+		if err := o.guard(ctx); err != nil {
+			return err
 		}
 		failed++
 		if failed >= attempts {
@@ -159,7 +164,8 @@ func permanent(err error) bool {
 }
 
 // session takes the slot over, opens an epoch and works until something ends it.
-func session(ctx context.Context, repo *history.Repository, s *history.Secrets, o Options) (flushed bool, err error) {
+func session(ctx context.Context, repo *history.Repository, s *history.Secrets, options *Options) (flushed bool, err error) {
+	o := *options
 	src, id, err := o.connect(ctx)
 	if err != nil {
 		return false, err
@@ -187,6 +193,7 @@ func session(ctx context.Context, repo *history.Repository, s *history.Secrets, 
 		if err := saveLineage(o.State, lin); err != nil {
 			return false, err
 		}
+		options.Adopt = false // the next session goes on with this lineage
 	}
 	err = a.work(ctx)
 	return a.opening.Durable < a.writer.View().Durable, err
@@ -291,7 +298,9 @@ func (a *agent) open(ctx context.Context, log *history.Log, keys history.EpochKe
 		case begins > view.Durable && !a.o.NewBase:
 			return fmt.Errorf("the slot begins at %s, the repository ends at %s: the changes between cannot be had (did the repository lose an entry? `lifeboat verify` looks); run `lifeboat run --new-base` to go on, and the gap is named: %w", begins, view.Durable, ErrSourceLost)
 		}
-		gap = begins > view.Durable
+		if gap = begins > view.Durable; gap {
+			a.log.Warn("changes are lost: every table is incomplete until it is copied again", "from", view.Durable.String(), "until", begins.String())
+		}
 	}
 	pos, err := a.source.Now(ctx)
 	if err != nil {
@@ -318,12 +327,20 @@ func (a *agent) open(ctx context.Context, log *history.Log, keys history.EpochKe
 	if a.writer, err = log.Begin(ctx, view, keys, a.opening); err != nil {
 		return err
 	}
+	var before record.LSN
+	if view != nil {
+		before = view.Durable
+		// What another writer's last create brought meanwhile counts as well.
+		if view = a.writer.View(); view.Durable != a.opening.Durable {
+			return fmt.Errorf("another writer made %s durable meanwhile: begin again", view.Durable)
+		}
+	}
 	a.capture = newCapture(a.store, a.secrets.Digest, a.opening.Durable, a.o.Tuning.SegmentBytes, a.log, a.now)
 	a.capture.stream, a.capture.huge, a.capture.plant = a.stream, a.source.FoundHugeRow, a.o.plant
 	a.copier = &copier{a: a, wake: make(chan struct{}, 1), wait: map[uint32]time.Time{}}
 	a.poller = &poller{a: a, noted: map[uint32]bool{}, refused: map[uint32]string{}}
 	a.poller.ready = view != nil && view.Ready
-	if err := a.resume(view, known, gap); err != nil {
+	if err := a.resume(view, before, known, gap); err != nil {
 		return err
 	}
 	return a.poller.first(ctx)
@@ -354,6 +371,13 @@ func (a *agent) work(ctx context.Context) error {
 	}
 	f := &flusher{a: a, sequences: map[uint32]record.Sequence{}, states: a.opening.Tables, durable: a.opening.Durable, answered: unanswered}
 	g.Go(func() error { return f.run(gctx) })
+	// A store that hangs within a large transaction holds the stream, and the stream
+	// whoever drains: past the time for draining it is cut.
+	cut := context.AfterFunc(parts, func() {
+		t := time.AfterFunc(drainFor, stopStream)
+		context.AfterFunc(streamCtx, func() { t.Stop() })
+	})
+	defer cut()
 	a.o.Ready()
 	a.log.Info("streaming", "from", a.opening.Durable.String(), "source", a.identity.Source.String(), "slot", a.o.Source.Slot)
 	err := g.Wait()
@@ -435,58 +459,4 @@ func (a *agent) refreshDue() {
 			t.wanted = "its proof is due"
 		}
 	}
-}
-
-// budget lets go of the slot rather than fill the source's disk.
-func (a *agent) budget(ctx context.Context) error {
-	tick := time.NewTicker(5 * time.Second)
-	defer tick.Stop()
-	warned := false
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-		slot, err := a.source.Slot(ctx)
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			return err
-		}
-		limit := a.o.Tuning.WALBudget
-		if slot == nil {
-			return lostSlot(nil, a.o.Source.Slot)
-		}
-		switch {
-		case limit < 0:
-		case slot.RetainedBytes > limit:
-			return a.letGo(slot.RetainedBytes)
-		case slot.RetainedBytes > limit/2 && !warned:
-			warned = true
-			a.log.Warn("the source keeps much WAL for us", "bytes", slot.RetainedBytes, "budget", limit)
-		case slot.RetainedBytes < limit/4:
-			warned = false
-		}
-	}
-}
-
-// letGo drops the slot. What was received stays; the gap begins at the durable
-// position and is named by the next run --new-base.
-func (a *agent) letGo(retained int64) error {
-	a.stream.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	var err error
-	for range 20 { // the walsender needs a moment to notice that we are gone
-		if err = a.source.DropSlot(ctx); err == nil || !errors.Is(err, cdc.ErrSlotActive) {
-			break
-		}
-		t := time.NewTimer(250 * time.Millisecond)
-		<-t.C
-	}
-	said := fmt.Errorf("the source kept %d MiB of WAL for us, more than wal_budget (%d MiB): the slot was given up so that its disk does not fill; run `lifeboat run --new-base`: %w",
-		retained>>20, a.o.Tuning.WALBudget>>20, ErrSourceLost)
-	return errors.Join(said, err)
 }
