@@ -51,11 +51,14 @@ func (o *Options) guard(ctx context.Context) error {
 	if o.Tuning.WALBudget < 0 || ctx.Err() != nil {
 		return nil
 	}
-	src, _, err := o.connect(ctx)
+	src, id, err := o.connect(ctx)
 	if err != nil {
 		return nil //nolint:nilerr // the next session says it
 	}
 	defer src.Close(context.WithoutCancel(ctx))
+	if lin, err := Lineage(o.State); err != nil || lin.Source != id.Source {
+		return nil //nolint:nilerr // a slot of that name there is not ours
+	}
 	slot, err := src.Slot(ctx)
 	if err != nil || slot == nil || slot.RetainedBytes <= o.Tuning.WALBudget {
 		return nil //nolint:nilerr // as above
