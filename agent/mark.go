@@ -27,9 +27,13 @@ func Mark(ctx context.Context, repo *history.Repository, s *history.Secrets, o O
 	if err != nil {
 		return 0, err
 	}
+	var at record.LSN // of a call that ended before the mark was reached: this one waits for it
 	for _, m := range v.Marks {
-		if m.Name == name {
+		if m.Name == name && reached(v, m.At) {
 			return 0, fmt.Errorf("%w, at %s: choose another name", ErrMarkExists, m.At)
+		}
+		if m.Name == name {
+			at = m.At
 		}
 	}
 	src, id, err := o.connect(ctx)
@@ -45,14 +49,23 @@ func Mark(ctx context.Context, repo *history.Repository, s *history.Secrets, o O
 		return 0, err
 	}
 	since := o.Now()
-	n := history.Note{Kind: history.NoteMark, Name: name, From: pos.Flush, Time: record.FromTime(o.Now())}
-	if err := appendNote(ctx, log, n, o.Now); err != nil {
-		return 0, err
+	if at == 0 {
+		at = pos.Flush
+		n := history.Note{Kind: history.NoteMark, Name: name, From: at, Time: record.FromTime(o.Now())}
+		if err := appendNote(ctx, log, n, o.Now); err != nil {
+			return 0, err
+		}
 	}
-	if err := waitDurable(ctx, src, log, pos.Flush, since, o.Now); err != nil {
+	if err := waitDurable(ctx, src, log, at, since, o.Now); err != nil {
 		return 0, fmt.Errorf("mark %q is written, but the commits before it are not durable yet: is `lifeboat run` running? %w", name, err)
 	}
-	return pos.Flush, nil
+	return at, nil
+}
+
+// reached reports whether a restore to at is possible: rows and schema are known.
+func reached(v *history.View, at record.LSN) bool {
+	n := len(v.Schemas)
+	return v.Durable >= at && n > 0 && max(v.Schemas[n-1].From, v.Schemas[n-1].Until) >= at
 }
 
 // waitDurable waits until the log holds every commit up to lsn, a flush position
@@ -91,7 +104,7 @@ func waitDurable(ctx context.Context, src *cdc.Source, log *history.Log, lsn rec
 		if err != nil {
 			return err
 		}
-		if n := len(v.Schemas); v.Durable >= lsn && n > 0 && max(v.Schemas[n-1].From, v.Schemas[n-1].Until) >= lsn {
+		if reached(v, lsn) {
 			return nil
 		}
 		if now().After(until) {

@@ -65,7 +65,7 @@ func outcomes() []outcome {
 	return []outcome{
 		{errRefused, exitRefused, ""},
 		{cdc.ErrSlotActive, exitLater, "Only one agent may follow a database: stop the other one. One that was killed lets go within two minutes."},
-		{agent.ErrLater, exitLater, "Nothing was changed: run the same command again in a moment."},
+		{agent.ErrLater, exitLater, "Run the same command again in a moment: it goes on from where it is."},
 		{agent.ErrForeignSource, exitRefused, "Check source: in the configuration. A database that was restored or moved on purpose goes on under `lifeboat run --adopt`."},
 		{agent.ErrMarkExists, exitRefused, ""},
 		{agent.ErrNotAttached, exitUsage, "`lifeboat attach --dry-run` shows what it does to the database."},
