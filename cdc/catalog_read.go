@@ -116,7 +116,6 @@ func (s *Source) describe(t *Table, f *facts) {
 	rel := &t.Relation
 	rel.OID, rel.Schema, rel.Name = f.oid, f.schema, f.name
 	rel.Columns = []record.Column{}
-	position := map[int]uint16{} // attnum → index into Columns
 	h := sha256.New()
 	attrs := make([]string, 0, len(f.attributes))
 	fmt.Fprintf(h, "%q %q %c\n", f.schema, f.name, f.persistence)
@@ -129,13 +128,12 @@ func (s *Source) describe(t *Table, f *facts) {
 			t.Generated = true
 			t.GeneratedColumns = append(t.GeneratedColumns, a.name)
 		default:
-			position[a.num] = uint16(len(rel.Columns))
 			rel.Columns = append(rel.Columns, record.Column{Name: a.name, Type: a.typeName, TypeOID: a.typeOID, TypeMod: a.typeMod})
 		}
 	}
 	h.Sum(t.Fingerprint[:0])
 	t.attrs = strings.Join(attrs, ",")
-	rel.Key = f.key(position)
+	rel.Key = f.key()
 	for i := range f.indexes {
 		if f.indexes[i].replident {
 			t.ReplidentIndex = f.indexes[i].name
@@ -148,7 +146,7 @@ func (s *Source) describe(t *Table, f *facts) {
 
 // key chooses the columns that tell rows apart: the primary key, else the smallest
 // full unique index on NOT NULL columns, the oldest of equals, else none.
-func (f *facts) key(position map[int]uint16) []uint16 {
+func (f *facts) key() []uint16 {
 	var best *index
 	for i := range f.indexes {
 		x := &f.indexes[i]
@@ -166,11 +164,23 @@ func (f *facts) key(position map[int]uint16) []uint16 {
 	if best == nil {
 		return nil
 	}
-	key := make([]uint16, 0, len(best.columns))
-	for _, c := range best.columns {
-		p, stored := position[c]
-		if !stored {
-			return nil // a generated column: not in the lines
+	return f.stored(best)
+}
+
+// stored gives the columns of an index by their places in a line; nil when one is
+// generated, and so not in the lines.
+func (f *facts) stored(x *index) []uint16 {
+	position := map[int]uint16{}
+	for _, a := range f.attributes {
+		if !a.dropped && a.generated == 0 {
+			position[a.num] = uint16(len(position))
+		}
+	}
+	key := make([]uint16, 0, len(x.columns))
+	for _, c := range x.columns {
+		p, ok := position[c]
+		if !ok {
+			return nil
 		}
 		key = append(key, p)
 	}

@@ -50,6 +50,10 @@ func identityCases() []identityCase {
 		{name: "virtual", from: 18, sql: "CREATE TABLE %s (id int PRIMARY KEY, v text, g int GENERATED ALWAYS AS (id * 2) VIRTUAL)", why: "virtual", replace: 'd', key: "id", write: keyed},
 		{name: "virtual_index", from: 18, sql: "CREATE TABLE %s (id int NOT NULL UNIQUE, v text, g int GENERATED ALWAYS AS (id * 2) VIRTUAL)", why: "virtual", replace: 'i', key: "id", write: keyed},
 		{
+			name: "virtual_other", from: 18, sql: "CREATE TABLE %[1]s (id int PRIMARY KEY, v text, u uuid NOT NULL UNIQUE DEFAULT gen_random_uuid(), g int GENERATED ALWAYS AS (id * 2) VIRTUAL); ALTER TABLE %[1]s REPLICA IDENTITY USING INDEX %[1]s_u_key",
+			why: "virtual", replace: 'i', key: "u", write: keyed,
+		},
+		{
 			name: "virtual_full", from: 18, sql: "CREATE TABLE %[1]s (id int PRIMARY KEY, v text, g int GENERATED ALWAYS AS (id * 2) VIRTUAL); ALTER TABLE %[1]s REPLICA IDENTITY FULL",
 			why: "virtual", replace: 'd', key: "id", write: keyed,
 		},
@@ -61,7 +65,7 @@ func identityCases() []identityCase {
 		{name: "listed", sql: "CREATE TABLE %[1]s (id int PRIMARY KEY, v text); CREATE PUBLICATION p_listed FOR TABLE %[1]s (id)", why: "column list", replace: 'd', key: "id", write: keyed},
 		{
 			name: "listed_index", sql: "CREATE TABLE %[1]s (a int NOT NULL UNIQUE, id int NOT NULL UNIQUE, v text); ALTER TABLE %[1]s REPLICA IDENTITY USING INDEX %[1]s_id_key; CREATE PUBLICATION p_listed2 FOR TABLE %[1]s (id)",
-			why: "column list", replace: 'i', key: "a", write: []string{"INSERT INTO %s VALUES (1, 1, 'x')", "UPDATE %s SET v = 'y'", "DELETE FROM %s"},
+			why: "column list", replace: 'i', key: "id", write: []string{"INSERT INTO %s VALUES (1, 1, 'x')", "UPDATE %s SET v = 'y'", "DELETE FROM %s"},
 		},
 		{name: "listed_insert", sql: "CREATE TABLE %[1]s (id int, v text); CREATE PUBLICATION p_listed3 FOR TABLE %[1]s (id) WITH (publish = 'insert')", why: "column list", reason: "no key", write: writes},
 		{name: "filtered", sql: "CREATE TABLE %[1]s (id int PRIMARY KEY, v text); CREATE PUBLICATION p_filtered FOR TABLE %[1]s WHERE (id > 0)", why: "row filter", replace: 'd', key: "id", write: keyed},

@@ -150,6 +150,13 @@ func (s *Source) decide(t *Table, f *facts, pubs []publication) {
 	case !x.primary:
 		t.WantedIndex = x.name
 	}
+	if x != nil {
+		// Old rows hold the columns of the identity only: a key of others, even the
+		// primary one, would not be in them.
+		if key := f.stored(x); key != nil {
+			t.Relation.Key = key
+		}
+	}
 	if x != nil && standing && t.Replident == 'i' {
 		t.WantedIndex = x.name
 	}
