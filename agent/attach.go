@@ -202,7 +202,7 @@ func enterPatiently(ctx context.Context, src *cdc.Source, t cdc.Table, now func(
 	until := now().Add(attachWait)
 	for {
 		err := src.Enter(ctx, t)
-		if err == nil || !errors.Is(err, cdc.ErrBusy) || now().After(until) {
+		if err == nil || !errors.Is(err, cdc.ErrBusy) && !errors.Is(err, cdc.ErrYield) || now().After(until) {
 			return err
 		}
 		timer := time.NewTimer(500 * time.Millisecond)

@@ -223,7 +223,7 @@ func (s *Source) locked(ctx context.Context, ch change) error {
 	}
 	defer c.shut()
 	if err := onlyAttacher(ctx, c); err != nil {
-		return err
+		return freed(c, err)
 	}
 	release, err := s.watcher.guardSession(ctx, c)
 	if err != nil {
@@ -236,6 +236,9 @@ func (s *Source) locked(ctx context.Context, ch change) error {
 				return err
 			}
 		}
+		if c.IsClosed() {
+			return fmt.Errorf("%w: the session was ended between two tries", ErrYield)
+		}
 		err = s.send(ctx, c, ch.message(true))
 		if code(err) != lockNotAvailable {
 			return err
@@ -243,7 +246,7 @@ func (s *Source) locked(ctx context.Context, ch change) error {
 	}
 	held, errHeld := s.heldLong(ctx, c, ch.oid)
 	if errHeld != nil {
-		return errHeld
+		return freed(c, errHeld)
 	}
 	if held != "" {
 		return fmt.Errorf("%s: %w", held, ErrBusy)
@@ -252,6 +255,15 @@ func (s *Source) locked(ctx context.Context, ch change) error {
 		return fmt.Errorf("it is locked all the time: %w", ErrBusy)
 	}
 	return s.send(ctx, c, ch.message(false))
+}
+
+// freed says ErrYield for an error that comes from the end of our session: the
+// watcher, or somebody at the server, put it out of the way between two messages.
+func freed(c *session, err error) error {
+	if c.IsClosed() {
+		return fmt.Errorf("%w: %w", ErrYield, err)
+	}
+	return err
 }
 
 // onlyAttacher takes the attachers' advisory lock until the session ends; one that
