@@ -75,13 +75,14 @@ func (r random) once(t *testing.T) {
 	list := listen(t, l.db)
 	l.attach()
 	killed := r.kill(l, rng)
+	k := l.start(nil)
+	l.until(2*time.Minute, "merges", func(v *history.View) bool { return len(v.Histories) >= 3 })
 	stop()
 	c := <-counts
 	for _, f := range c.Failures {
 		t.Errorf("a statement of the application failed: %s", f)
 	}
 
-	k := l.start(nil)
 	l.mark("end")
 	l.settled()
 	l.mark("settled")
