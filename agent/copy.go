@@ -224,7 +224,7 @@ func (p *proof) finish(ctx context.Context) error {
 	}
 	base := &history.Base{
 		Relation: p.copied.Table.Relation, Snapshot: p.copied.Snapshot,
-		ExactFrom: exact, TypeFingerprint: p.copied.TypeFingerprint, Fingerprint: p.copied.Table.Fingerprint,
+		ExactFrom: exact, TypeFingerprint: p.copied.TypeFingerprint, Fingerprint: p.copied.Table.Fingerprint, Time: record.FromTime(a.now()),
 	}
 	var reach []chunkstore.Name
 	var fresh int64

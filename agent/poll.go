@@ -67,7 +67,7 @@ func (p *poller) run(ctx context.Context) error {
 // look reads the catalog once and acts on what differs.
 func (p *poller) look(ctx context.Context) error {
 	a := p.a
-	cat, err := a.source.Catalog(ctx)
+	cat, err := p.catalog(ctx)
 	if err != nil {
 		return err
 	}
@@ -93,10 +93,35 @@ func (p *poller) look(ctx context.Context) error {
 	return p.markReady(ctx, cat)
 }
 
+// catalog reads the catalog. A table that stands at a minimal identity may do so
+// because of its huge rows, which a new session must find again.
+func (p *poller) catalog(ctx context.Context) (*cdc.Catalog, error) {
+	cat, err := p.a.source.Catalog(ctx)
+	if err != nil {
+		return nil, err
+	}
+	again := false
+	for i := range cat.Tables {
+		ct := &cat.Tables[i]
+		if !ct.Capturable || !ct.InPublication || ct.Settled {
+			continue
+		}
+		huge, err := p.a.source.LookForHugeRow(ctx, ct)
+		if err != nil && !errors.Is(err, cdc.ErrBusy) && !errors.Is(err, cdc.ErrGone) {
+			return nil, err
+		}
+		again = again || huge
+	}
+	if again {
+		return p.a.source.Catalog(ctx)
+	}
+	return cat, nil
+}
+
 // first compares the catalog with what the log says before the stream begins, so
 // that its rows find their tables.
 func (p *poller) first(ctx context.Context) error {
-	cat, err := p.a.source.Catalog(ctx)
+	cat, err := p.catalog(ctx)
 	if err != nil {
 		return err
 	}
@@ -179,6 +204,11 @@ func (p *poller) compare(ct *cdc.Table) bool {
 		}
 		return true
 	case t.resumed && t.fingerprint == ct.Fingerprint:
+		t.learn(&rel, ct)
+	case !t.resumed && t.fingerprint == ct.Fingerprint && t.rel.SameShape(&rel) && t.rel.String() == rel.String():
+		if t.rel.Identity != rel.Identity { // rows stay what they are; with a minimal identity they are not proved by records
+			t.known = false
+		}
 		t.learn(&rel, ct)
 	case t.fingerprint != ct.Fingerprint || !t.rel.Equal(&rel):
 		// A copy that still meets the digest proves that no row changed.

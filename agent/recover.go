@@ -239,7 +239,7 @@ func (a *agent) resume(view *history.View, durable record.LSN, known recovered, 
 		}
 		t := &table{
 			oid: oid, rel: &record.Relation{OID: oid, Schema: schema, Name: name},
-			rows: b.Rows, baseBytes: b.Bytes, exactFrom: b.ExactFrom, copied: a.now(), resumed: true,
+			rows: b.Rows, baseBytes: b.Bytes, exactFrom: b.ExactFrom, copied: b.Time.Time(), resumed: true,
 		}
 		if s := known[oid]; s != nil {
 			t.digest, t.known, t.recordBytes, t.fingerprint = s.Digest, s.Known, s.RecordBytes, s.Fingerprint

@@ -75,6 +75,8 @@ type baseSummary struct {
 	ExactFrom   record.LSN `cbor:"4,keyasint"`
 	Rows        int64      `cbor:"5,keyasint"`
 	Bytes       int64      `cbor:"6,keyasint"`
+	// Time is when the copy was finished, by the writer's clock.
+	Time record.Time `cbor:"7,keyasint,omitempty"`
 }
 
 type historySummary struct {

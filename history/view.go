@@ -115,6 +115,8 @@ type BaseInfo struct {
 	ExactFrom   record.LSN `cbor:"5,keyasint"`
 	Rows        int64      `cbor:"6,keyasint"`
 	Bytes       int64      `cbor:"7,keyasint"`
+	// Time is when the copy was finished, by the writer's clock; 0: not said.
+	Time record.Time `cbor:"8,keyasint,omitempty"`
 }
 
 // SchemaInfo is part 1 of a schema note: the schema was this one at every LSN in
@@ -195,6 +197,8 @@ type Base struct {
 	TypeFingerprint [32]byte        `cbor:"8,keyasint"`
 	// Fingerprint is the catalog's of the table under the snapshot.
 	Fingerprint [32]byte `cbor:"9,keyasint"`
+	// Time is when the copy was finished, by the writer's clock; it stands in part 1.
+	Time record.Time `cbor:"-"`
 }
 
 // Piece is a run of a base's lines: a rows chunk of whole lines each with its
