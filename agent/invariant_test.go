@@ -286,3 +286,44 @@ func onMark(f func(line []byte) int) func(string, record.Op, []byte) int {
 		return 1
 	}
 }
+
+// TestStopWithoutStore: SIGTERM while the store refuses does not end as if all was
+// durable, and what was received comes again.
+func TestStopWithoutStore(t *testing.T) {
+	var g *gate
+	b := newBench(t, testpg.Shared(t, 18), func(d chunkstore.Backend) chunkstore.Backend {
+		g = newGate(d)
+		return g
+	}, "CREATE TABLE k (id serial PRIMARY KEY)")
+	b.attach()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	done := make(chan error, 1)
+	b.o.Tuning.RPO = time.Hour
+	go func() { done <- Run(ctx, b.repo, b.agentSecrets(), b.o) }()
+	b.waitReady()
+	g.mu.Lock()
+	g.fail = func(string) (bool, bool) { return true, false }
+	g.mu.Unlock()
+	b.db.Exec(t, "INSERT INTO k DEFAULT VALUES")
+	at := b.db.Query(t, "SELECT pg_current_wal_flush_lsn()")[0][0]
+	testpg.WaitFor(t, 20*time.Second, "the commit to be sent", func() bool {
+		return b.db.Query(t, "SELECT count(*) FROM pg_stat_replication WHERE sent_lsn >= '"+at+"'")[0][0] != "0"
+	})
+	cancel()
+	select {
+	case err := <-done:
+		if err == nil || !errors.Is(err, ErrLater) {
+			t.Errorf("run ended with %v, want an error that says that something was not durable", err)
+		}
+	case <-time.After(60 * time.Second):
+		t.Fatal("run did not end")
+	}
+	g.mu.Lock()
+	g.fail = nil
+	g.mu.Unlock()
+	b.o.Tuning.RPO = 50 * time.Millisecond
+	b.run()
+	b.mark("again")
+	b.wantLive()
+}

@@ -124,6 +124,9 @@ func Run(ctx context.Context, repo *history.Repository, s *history.Secrets, o Op
 		if permanent(err) {
 			return err
 		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("stopped before all that was received was durable; PostgreSQL keeps it and sends it again: %w: %w", err, ErrLater)
+		}
 		if flushed {
 			failed = 0
 			o.NewBase, o.Adopt = false, false
