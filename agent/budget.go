@@ -53,15 +53,15 @@ func (o *Options) guard(ctx context.Context) error {
 	}
 	src, id, err := o.connect(ctx)
 	if err != nil {
-		return nil //nolint:nilerr // the next session says it
+		return nil // the next session says it
 	}
 	defer src.Close(context.WithoutCancel(ctx))
 	if lin, err := Lineage(o.State); err != nil || lin.Source != id.Source {
-		return nil //nolint:nilerr // a slot of that name there is not ours
+		return nil // a slot of that name there is not ours
 	}
 	slot, err := src.Slot(ctx)
 	if err != nil || slot == nil || slot.RetainedBytes <= o.Tuning.WALBudget {
-		return nil //nolint:nilerr // as above
+		return nil // as above
 	}
 	return letGo(src, slot.RetainedBytes, o.Tuning.WALBudget)
 }

@@ -54,7 +54,7 @@ func (k *copier) run(ctx context.Context) error {
 	var pctx context.Context
 	k.proofs, pctx = errgroup.WithContext(ctx)
 	k.proofs.SetLimit(maxProofs)
-	defer k.proofs.Wait() //nolint:errcheck // its error is the cause of pctx below
+	defer k.proofs.Wait() // its error is the cause of pctx below
 	for {
 		if err := k.round(pctx); err != nil {
 			if ctx.Err() != nil {

@@ -343,7 +343,7 @@ func (r *Repository) Lineages(ctx context.Context) ([]LineageID, error) {
 		name, rest, _ := strings.Cut(strings.TrimPrefix(i.Key, logPrefix), "/")
 		id, err := ParseLineageID(name)
 		if err != nil || rest != "0000000000/0000000000" {
-			return nil //nolint:nilerr // not an object of ours: verify names it
+			return nil // not an object of ours: verify names it
 		}
 		out = append(out, id)
 		return nil
