@@ -16,7 +16,7 @@ type gate struct {
 	chunkstore.Backend
 	mu    sync.Mutex
 	open  chan struct{} // closed when creates may go on
-	fail  func(key string) (before, after bool)
+	fail  func(key string) (before, after bool) // called under mu
 	waits int
 }
 
@@ -44,10 +44,20 @@ func (g *gate) waiting() int {
 	return g.waits
 }
 
+// planned asks the plan; creates come from several goroutines.
+func (g *gate) planned(key string) (before, after bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.fail == nil {
+		return false, false
+	}
+	return g.fail(key)
+}
+
 // Create waits while the gate is shut, then fails as planned or passes on.
 func (g *gate) Create(ctx context.Context, key string, data []byte) error {
 	g.mu.Lock()
-	open, fail := g.open, g.fail
+	open := g.open
 	g.waits++
 	g.mu.Unlock()
 	defer func() {
@@ -60,10 +70,7 @@ func (g *gate) Create(ctx context.Context, key string, data []byte) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	var before, after bool
-	if fail != nil {
-		before, after = fail(key)
-	}
+	before, after := g.planned(key)
 	if before {
 		return errPlanned
 	}
