@@ -3,12 +3,14 @@
 TOOLS      := .tools
 PG18       := 18.6.3
 PG15       := 15.18.0-beta.17
+SYNAPSE    := 1.163.2
 GO         ?= go
 FUZZTIME   ?= 10s
 SOAKTIME   ?= 30m
 
 pg18 := $(TOOLS)/.pg18-$(PG18)
 pg15 := $(TOOLS)/.pg15-$(PG15)
+synapse := $(TOOLS)/.synapse-$(SYNAPSE)
 bin  := $(TOOLS)/bin/.done
 
 .PHONY: help tools build check test race bench soak fuzz demo demo-clean clean
@@ -17,7 +19,7 @@ bin  := $(TOOLS)/bin/.done
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
 
-tools: $(pg18) $(pg15) $(bin) ## install PostgreSQL 18 and 15, gofumpt and staticcheck into .tools
+tools: $(pg18) $(pg15) $(synapse) $(bin) ## install PostgreSQL 18 and 15, Synapse, gofumpt and staticcheck into .tools
 
 $(pg18):
 	internal/tools/install pg18 $(PG18) $(TOOLS)
@@ -25,6 +27,10 @@ $(pg18):
 
 $(pg15): | $(pg18)
 	internal/tools/install pg15 $(PG15) $(TOOLS)
+	@touch $@
+
+$(synapse): | $(pg18)
+	internal/tools/install synapse $(SYNAPSE) $(TOOLS)
 	@touch $@
 
 $(bin): internal/tools/go.mod internal/tools/go.sum
