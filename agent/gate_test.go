@@ -15,7 +15,7 @@ var errPlanned = errors.New("planned failure of the store")
 type gate struct {
 	chunkstore.Backend
 	mu    sync.Mutex
-	open  chan struct{} // closed when creates may go on
+	open  chan struct{}                         // closed when creates may go on
 	fail  func(key string) (before, after bool) // called under mu
 	waits int
 }
