@@ -4,6 +4,8 @@ TOOLS      := .tools
 PG18       := 18.6.3
 PG15       := 15.18.0-beta.17
 SYNAPSE    := 1.163.2
+SYNAPSEOLD := 1.98.0
+VALKEY     := 9.1.2.post2
 GO         ?= go
 FUZZTIME   ?= 10s
 SOAKTIME   ?= 30m
@@ -11,6 +13,8 @@ SOAKTIME   ?= 30m
 pg18 := $(TOOLS)/.pg18-$(PG18)
 pg15 := $(TOOLS)/.pg15-$(PG15)
 synapse := $(TOOLS)/.synapse-$(SYNAPSE)
+synapseold := $(TOOLS)/.synapse-old-$(SYNAPSEOLD)
+valkey := $(TOOLS)/.valkey-$(VALKEY)
 bin  := $(TOOLS)/bin/.done
 
 .PHONY: help tools build check test race bench soak fuzz demo demo-clean clean
@@ -19,7 +23,7 @@ bin  := $(TOOLS)/bin/.done
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
 
-tools: $(pg18) $(pg15) $(synapse) $(bin) ## install PostgreSQL 18 and 15, Synapse, gofumpt and staticcheck into .tools
+tools: $(pg18) $(pg15) $(synapse) $(synapseold) $(valkey) $(bin) ## install PostgreSQL 18 and 15, two Synapses, Valkey, gofumpt and staticcheck into .tools
 
 $(pg18):
 	internal/tools/install pg18 $(PG18) $(TOOLS)
@@ -31,6 +35,14 @@ $(pg15): | $(pg18)
 
 $(synapse): | $(pg18)
 	internal/tools/install synapse $(SYNAPSE) $(TOOLS)
+	@touch $@
+
+$(synapseold): | $(synapse)
+	internal/tools/install synapse-old $(SYNAPSEOLD) $(TOOLS)
+	@touch $@
+
+$(valkey): | $(synapseold)
+	internal/tools/install valkey $(VALKEY) $(TOOLS)
 	@touch $@
 
 $(bin): internal/tools/go.mod internal/tools/go.sum
