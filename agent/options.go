@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"time"
 
+	"lifeboat.im/lifeboat/cdc"
 	"lifeboat.im/lifeboat/record"
 )
 
@@ -37,6 +38,8 @@ type SourceOptions struct {
 	// SchemaQuiet is how long the catalog must be unchanged before pg_dump runs
 	// (protocol §6); default 10 s.
 	SchemaQuiet time.Duration
+	// Profile names what tables feed; nil: every table is generic.
+	Profile cdc.Profile
 }
 
 // Tuning bounds what the agent does beside following the stream; the zero value

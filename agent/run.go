@@ -92,6 +92,7 @@ func (o Options) defaults() Options {
 func (o *Options) connect(ctx context.Context) (*cdc.Source, cdc.Identity, error) {
 	src, err := cdc.Connect(ctx, cdc.Config{
 		DSN: o.Source.DSN, Slot: o.Source.Slot, Publication: o.Source.Publication, Log: o.Log, Quiet: o.Source.SchemaQuiet,
+		Profile: o.Source.Profile,
 	})
 	if err != nil {
 		return nil, cdc.Identity{}, err
