@@ -167,7 +167,7 @@ func (r *Restored) sequence(s Sequence) string {
 		known = append(known, "(SELECT "+value+" FROM public."+quote(f.Table)+")")
 	}
 	if s.Stream != "" && r.has("stream_positions", "stream_name", "stream_id") {
-		// A backfill position is stored as it is counted down.
+		// Positive also for the backfill stream (storage/util/id_generators.py).
 		known = append(known, "(SELECT max(abs(stream_id)) FROM public.stream_positions WHERE stream_name = "+text(s.Stream)+")")
 	}
 	step, most := margin, "q.max_value"
