@@ -97,7 +97,7 @@ func (s *Server) do(ctx context.Context, method, path, token string, body, out a
 		}
 		payload = bytes.NewReader(text)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, s.URL()+path, payload)
+	req, err := http.NewRequestWithContext(ctx, method, s.route(method, path)+path, payload)
 	if err != nil {
 		return err
 	}

@@ -57,6 +57,11 @@ func (s *Server) configure(o Options) error {
 			return err
 		}
 	}
+	if alone(conf); o.Workers {
+		if err := s.work(conf); err != nil {
+			return err
+		}
+	}
 	maps.Copy(conf, o.Extra)
 	text, err := yaml.Marshal(conf)
 	if err != nil {

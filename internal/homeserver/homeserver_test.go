@@ -1,7 +1,9 @@
 package homeserver
 
 import (
+	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -91,4 +93,49 @@ func TestBoot(t *testing.T) {
 		_, err := alice.Sync(ctx, "", 0)
 		return err != nil
 	})
+}
+
+// TestWorkers: every process answers, requests go where they belong, and all end.
+func TestWorkers(t *testing.T) {
+	o := options(t)
+	testpg.Need(t, "Valkey", o.Install.Redis != "", "tools")
+	o.Workers = true
+	s := boot(t, o)
+	ctx := t.Context()
+	alice, err := s.Register(ctx, "alice", "a secret", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	room, err := alice.CreateRoom(ctx, Room{Name: "A room", Public: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := alice.Say(ctx, room, "hello")
+	if err != nil {
+		t.Fatal(err)
+	}
+	u, err := alice.Sync(ctx, "", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if events := u.Rooms.Join[room].Timeline.Events; len(events) == 0 || events[len(events)-1].EventID != id {
+		t.Errorf("the generic worker's sync ends with %+v, want %s", events, id)
+	}
+	for name, want := range map[string]string{
+		persister + ".log": "/_synapse/replication/", generic + ".log": "/createRoom", "homeserver.log": "/register",
+	} {
+		text, err := os.ReadFile(filepath.Join(o.Dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(string(text), want) {
+			t.Errorf("%s does not name %s", name, want)
+		}
+	}
+	if err := s.Stop(ctx); err != nil {
+		t.Errorf("stop: %v", err)
+	}
+	for _, e := range s.Errors() {
+		t.Errorf("the log holds %s", e)
+	}
 }

@@ -15,11 +15,15 @@ var ErrMissing = errors.New("not installed: make tools")
 type Install struct {
 	Python string // the interpreter
 	Lib    string // PYTHONPATH: the folder that pip filled
+	Redis  string // the server of the redis protocol, for workers; "" when it is not there
 }
 
 // Find gives the Synapse below root, the checkout that holds .tools, or an error
 // that is [ErrMissing].
 func Find(root string) (Install, error) { return find(root, "synapse") }
+
+// FindOld gives an old Synapse (the Makefile names its version), to be upgraded from.
+func FindOld(root string) (Install, error) { return find(root, "synapse-old") }
 
 func find(root, name string) (Install, error) {
 	lib, err := filepath.EvalSymlinks(filepath.Join(root, ".tools", name))
@@ -33,5 +37,9 @@ func find(root, name string) (Install, error) {
 	if err != nil {
 		return Install{}, fmt.Errorf("%s: %w", name, err)
 	}
-	return Install{Python: python, Lib: lib}, nil
+	i := Install{Python: python, Lib: lib, Redis: filepath.Join(root, ".tools", "valkey", "valkey-server")}
+	if _, err := os.Stat(i.Redis); err != nil {
+		i.Redis = ""
+	}
+	return i, nil
 }

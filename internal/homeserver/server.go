@@ -34,6 +34,10 @@ type Options struct {
 	ServerName string
 	// Federation adds a TLS listener for other servers on this machine.
 	Federation bool
+	// Workers adds an event persister, a federation sender and a generic worker that
+	// answers a part of the client API, with the server of the redis protocol through
+	// which they talk.
+	Workers bool
 	// Extra is merged into homeserver.yaml, key by key at the top level; it stays
 	// there for later starts.
 	Extra map[string]any
@@ -45,6 +49,8 @@ type Server struct {
 	name    string
 	secret  string // registration_shared_secret
 	port    int
+	ports   map[string]int // of workers, of what they talk through, and of the main process for them
+	routes  []route        // requests that the generic worker answers; none without workers
 	http    *http.Client
 
 	mu     sync.Mutex
@@ -111,11 +117,20 @@ func (o Options) copyFrom() error {
 
 // boot starts the process and waits until it answers.
 func (s *Server) boot(ctx context.Context) error {
+	if s.options.Workers {
+		if err := s.bootRedis(); err != nil {
+			return err
+		}
+	}
 	p, err := s.spawn("homeserver", "-m", "synapse.app.homeserver", "-c", s.ConfigPath())
 	if err != nil {
 		return err
 	}
-	return s.answer(ctx, p, s.URL()+"/_matrix/client/versions")
+	if err := s.answer(ctx, p, s.URL()+"/_matrix/client/versions"); err != nil || !s.options.Workers {
+		return err
+	}
+	s.routes = genericRoutes()
+	return s.bootWorkers(ctx)
 }
 
 // spawn starts a Python program of Synapse; its output goes to NAME.log.
@@ -240,7 +255,9 @@ func (s *Server) Log() string {
 
 // Errors gives the entries of the log at ERROR or CRITICAL, each with its
 // traceback, but for the harmless one of every boot (reference, A10: a metric is
-// registered twice), and anything the interpreter said when it died.
+// registered twice) and, of a process with workers, a last word to the others that
+// it could not send any more when it was stopped; and anything the interpreter said
+// when it died.
 func (s *Server) Errors() []string {
 	var all []string
 	keep := false
@@ -256,11 +273,21 @@ func (s *Server) Errors() []string {
 			all[len(all)-1] += "\n" + line
 		}
 	}
-	return all
+	return slices.DeleteFunc(all, func(e string) bool {
+		return strings.Contains(e, lastWord) && strings.HasSuffix(strings.TrimSpace(e), lostConnection)
+	})
 }
 
 // harmless is reference A10.
 const harmless = "Metric named "
+
+// A process of a Synapse with workers that is stopped closes its connection to the
+// server of the redis protocol first, and then fails to tell what it did last
+// (synapse/replication/tcp/redis.py).
+const (
+	lastWord       = "Background process 'send-cmd' threw an exception"
+	lostConnection = "txredisapi.ConnectionError: Lost connection"
+)
 
 // entry gives the level of a line that begins an entry of the log.
 func entry(line string) (level string, ok bool) {
