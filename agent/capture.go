@@ -56,7 +56,10 @@ type capture struct {
 	newLine []byte
 	puts    chan struct{}
 	huge    func(oid uint32) // a row over cdc.HugeRow was met
-	plant   plant
+	// progress tells that a part of a large transaction is in the store; it may be
+	// called from any goroutine.
+	progress func()
+	plant    plant
 }
 
 // streamTable is a table as the stream describes it.
@@ -95,7 +98,7 @@ func newCapture(store *chunkstore.Store, digest chunkstore.Secret, durable recor
 		wake: make(chan struct{}, 1), asked: make(chan struct{}, 1),
 		tables: map[uint32]*table{}, cur: newBatch(), trackers: map[*tracker]struct{}{},
 		received: durable, durable: durable,
-		seen: map[uint32]*streamTable{}, puts: make(chan struct{}, 2),
+		seen: map[uint32]*streamTable{}, puts: make(chan struct{}, 2), progress: func() {},
 	}
 	c.room.L = &c.mu
 	return c

@@ -36,6 +36,8 @@ type flusher struct {
 	answered uint64
 	want     record.LSN
 	wantFor  uint64
+	// heard is what the stream had brought when idleness was proven last.
+	heard int64
 	// restorable: durable is past the first restorable position.
 	restorable bool
 }
@@ -195,7 +197,17 @@ func (f *flusher) idle(ctx context.Context) error {
 			return err
 		}
 	}
+	f.idles()
 	return f.rotate(ctx)
+}
+
+// idles feeds the watchdog while there is nothing to write: the repository has just
+// answered, and the source has said something since the last time.
+func (f *flusher) idles() {
+	if n := f.a.stream.Heard(); n != f.heard {
+		f.heard = n
+		f.a.progress()
+	}
 }
 
 // firstReached reports once that storing the position makes the lineage restorable:

@@ -78,8 +78,10 @@ type Options struct {
 	// is copied; the gap is named. Adopt opens a new lineage.
 	NewBase, Adopt bool
 	Log            *slog.Logger
-	// Ready, when set, is called once streaming has begun; Progress at every flush
-	// and every step of a copy (the systemd watchdog).
+	// Ready, when set, is called once streaming has begun. Progress (the systemd
+	// watchdog) at every flush, chunk of a large transaction and step of a copy, and
+	// when nothing is to be done: after the repository and the source have both
+	// answered. It comes from several goroutines.
 	Ready    func()
 	Progress func()
 	// Now is the clock; nil: time.Now.

@@ -23,6 +23,7 @@ func (c *capture) line(dst, line []byte, present, secret bool) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.progress()
 	c.tx.mu.Lock()
 	c.tx.reach = append(c.tx.reach, names...)
 	c.tx.mu.Unlock()
@@ -98,5 +99,6 @@ func (c *capture) put(buf *[]byte, n *uint64, secret bool) {
 		}
 		part.Chunk = &record.Extent{Chunk: p.Ref.D, Gen: p.Ref.Gen, Length: p.Ref.Size}
 		t.reach = append(t.reach, p.Name)
+		c.progress()
 	})
 }

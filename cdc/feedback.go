@@ -50,6 +50,11 @@ func (st *Stream) Confirm(l record.LSN) {
 	}
 }
 
+// Heard is the number of bytes that the server has sent on the stream so far: as
+// long as it grows within half a minute the server lives, with nothing to send too
+// (it is asked for an answer). Safe for concurrent use.
+func (st *Stream) Heard() int64 { return st.meter.bytes.Load() }
+
 // Confirmed is the last Confirm, or where the stream began.
 func (st *Stream) Confirmed() record.LSN { return record.LSN(st.confirmed.Load()) }
 
