@@ -28,6 +28,8 @@ import (
 //	until REGEXP CMD…     repeats a command until it prints that
 //	target CMD…           runs find --json, puts the newest restore_at into $AT
 //	term                  sends SIGTERM to what runs in the background
+//	listen SECONDS        stands for systemd with a watchdog of that interval
+//	told STATE…           waits until it was told these, in that order; none: it was told nothing
 //	keep NAME, same NAME  notes what the tables hold; compares $RESTORED with it
 func TestPostgresScripts(t *testing.T) {
 	testpg.Shared(t, testpg.Newest) // once, not in each script
@@ -38,6 +40,7 @@ func postgresCommands() map[string]func(*testscript.TestScript, bool, []string) 
 	cmds := scriptCommands()
 	maps.Copy(cmds, map[string]func(*testscript.TestScript, bool, []string){
 		"sql": sqlCommand, "super": superCommand, "until": untilCommand, "target": targetCommand, "term": termCommand, "keep": keepCommand, "same": sameCommand,
+		"listen": listenCommand, "told": toldCommand,
 	})
 	return cmds
 }
@@ -50,6 +53,7 @@ type databases struct {
 	source, restored *testpg.Database
 	role             string
 	kept             map[string]string
+	manager          *manager // after listen
 }
 
 func postgresEnv(env *testscript.Env) error {
