@@ -54,6 +54,24 @@ func AppendValue(dst, value []byte) []byte {
 	}
 }
 
+// AppendUnescaped appends the value of a field that is neither NULL nor unknown: the
+// reading side of COPY for what [AppendValue] writes (PostgreSQL
+// src/backend/commands/copyfromparse.c, CopyReadAttributesText).
+func AppendUnescaped(dst, field []byte) []byte {
+	for {
+		i := bytes.IndexByte(field, '\\')
+		if i < 0 || i+1 == len(field) {
+			return append(dst, field...)
+		}
+		c := field[i+1]
+		if k := bytes.IndexByte([]byte("bfnrtv"), c); k >= 0 {
+			c = "\b\f\n\r\t\v"[k]
+		}
+		dst = append(append(dst, field[:i]...), c)
+		field = field[i+2:]
+	}
+}
+
 // Fields calls f for each field of a line, in order, with its escaped bytes; the
 // slice is part of line. A line of a relation without columns is empty and has no
 // field; columns says how many there must be.
