@@ -39,7 +39,7 @@ type SourceOptions struct {
 	// (protocol §6); default 10 s.
 	SchemaQuiet time.Duration
 	// Profile names what tables feed; nil: every table is generic.
-	Profile cdc.Profile
+	Profile cdc.Profile `json:"-"`
 }
 
 // Tuning bounds what the agent does beside following the stream; the zero value

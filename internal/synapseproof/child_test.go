@@ -19,6 +19,7 @@ import (
 	"lifeboat.im/lifeboat/chunkstore/fs"
 	"lifeboat.im/lifeboat/history"
 	"lifeboat.im/lifeboat/internal/testpg"
+	"lifeboat.im/lifeboat/synapse"
 )
 
 // childEnv names the configuration of an agent: with it the test binary is that
@@ -42,6 +43,7 @@ type childConfig struct {
 
 // source gives the source with what JSON cannot carry.
 func (c childConfig) source() agent.SourceOptions {
+	c.Source.Profile = synapse.Profile
 	return c.Source
 }
 
