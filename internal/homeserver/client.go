@@ -24,6 +24,7 @@ type Client struct {
 	Password string
 	server   *Server
 	txn      *atomic.Int64 // shared by all copies: a transaction id is never used twice
+	keys     *keyring      // shared too
 }
 
 // Error is an answer that is not 2xx.
@@ -189,7 +190,7 @@ func (s *Server) signedIn(ctx context.Context, path, password string, body any) 
 	if err := s.do(ctx, http.MethodPost, path, "", body, &a); err != nil {
 		return nil, err
 	}
-	return &Client{UserID: a.UserID, DeviceID: a.DeviceID, Token: a.Token, Password: password, server: s, txn: new(atomic.Int64)}, nil
+	return &Client{UserID: a.UserID, DeviceID: a.DeviceID, Token: a.Token, Password: password, server: s, txn: new(atomic.Int64), keys: &keyring{}}, nil
 }
 
 // Txn gives a transaction id that this device has not used.
