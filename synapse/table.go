@@ -1,6 +1,9 @@
 package synapse
 
-import "slices"
+import (
+	"slices"
+	"sync"
+)
 
 // Category says what becomes of a table when a homeserver goes on from a copy.
 type Category byte
@@ -106,17 +109,21 @@ func Tables() []Table {
 	return all
 }
 
-// Named gives the table of a name; false when it is unknown, and then its rows are
-// captured and restored like every other's.
-func Named(name string) (Table, bool) {
-	for _, area := range areas() {
-		for _, t := range area {
-			if t.Name == name {
-				return t, true
-			}
-		}
+// byName are all tables; it is read at every look into the catalog.
+var byName = sync.OnceValue(func() map[string]Table {
+	m := map[string]Table{}
+	for _, t := range Tables() {
+		m[t.Name] = t
 	}
-	return Table{}, false
+	return m
+})
+
+// Named gives the table of a name, whose slices are shared and not to be changed;
+// false when it is unknown, and then its rows are captured and restored like every
+// other's.
+func Named(name string) (Table, bool) {
+	t, ok := byName()[name]
+	return t, ok
 }
 
 // Profile says to the capture what a table feeds: its item, the columns that name
