@@ -35,6 +35,9 @@ func Attach(ctx context.Context, repo *history.Repository, s *history.Secrets, o
 		return nil, err
 	}
 	steps := attachSteps(src, cat, slot, o)
+	if err := ownSlot(slot, o.Source.Slot, id.Database); err != nil {
+		return nil, err
+	}
 	if dry {
 		return steps, nil
 	}
@@ -54,7 +57,8 @@ func Attach(ctx context.Context, repo *history.Repository, s *history.Secrets, o
 	case err != nil:
 		return nil, err
 	case lin.Source != id.Source:
-		return nil, fmt.Errorf("this database is %s, the lineage of %s follows %s: use another state directory: %w", id.Source, o.State, lin.Source, ErrForeignSource)
+		return nil, fmt.Errorf("this database is %s, the lineage of %s follows %s: if it was restored or replaced on purpose, `lifeboat run --adopt` prepares it by itself and opens its branch; a second database needs a state directory of its own: %w",
+			id.Source, o.State, lin.Source, ErrForeignSource)
 	}
 	if err := src.CreatePublication(ctx); err != nil { // before the slot: the slot decodes with the catalog of its time
 		return nil, err
@@ -147,11 +151,24 @@ func attachLog(ctx context.Context, repo *history.Repository, s *history.Secrets
 		return nil, err
 	}
 	host, _ := os.Hostname()
-	_, err = log.Begin(ctx, nil, keys, history.Opening{
+	opening := history.Opening{
 		Timeline: id.Timeline, Slot: o.Source.Slot, ServerVersion: id.Version,
 		XMax: pos.Snapshot.XMax, Durable: begins, Host: host,
-	})
-	return log, err
+	}
+	traced, err := readTrace(ctx, src, repo, s, o.Log)
+	if err != nil {
+		return nil, err
+	}
+	if traced != nil { // a restored database on a new host: a branch like an adopted one
+		opening.Parent = &traced.Parent
+	}
+	if _, err = log.Begin(ctx, nil, keys, opening); err != nil {
+		return nil, err
+	}
+	if traced != nil {
+		removeTrace(ctx, src, o.Log)
+	}
+	return log, nil
 }
 
 // attachTables says in the log which identities are about to change, then brings

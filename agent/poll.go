@@ -119,18 +119,18 @@ func (p *poller) catalog(ctx context.Context) (*cdc.Catalog, error) {
 }
 
 // first compares the catalog with what the log says before the stream begins, so
-// that its rows find their tables.
-func (p *poller) first(ctx context.Context) error {
+// that its rows find their tables. It gives the catalog.
+func (p *poller) first(ctx context.Context) (*cdc.Catalog, error) {
 	cat, err := p.catalog(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for i := range cat.Tables {
 		if cat.Tables[i].InPublication {
 			p.compare(&cat.Tables[i])
 		}
 	}
-	return nil
+	return cat, nil
 }
 
 // markReady notes that every table of the beginning has its base: from here on the

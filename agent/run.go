@@ -34,6 +34,11 @@ type agent struct {
 	poller   *poller
 	merges   chan struct{}
 	noting   sync.Mutex // held while notes are written
+
+	// Of an adoption: what the database was until now, nil when nothing is known, and
+	// whether its comment holds a trace.
+	parent *history.View
+	traced bool
 }
 
 // attempts is how often Run begins again, without a flush between, before it
@@ -194,7 +199,7 @@ func session(ctx context.Context, repo *history.Repository, s *history.Secrets, 
 		return false, err
 	}
 	if o.Adopt {
-		if err := saveLineage(o.State, lin); err != nil {
+		if err := a.adopted(ctx, lin); err != nil {
 			return false, err
 		}
 		options.Adopt = false // the next session goes on with this lineage
@@ -205,25 +210,10 @@ func session(ctx context.Context, repo *history.Repository, s *history.Secrets, 
 
 // lineage decides which log is continued; with Adopt it is a new one.
 func (a *agent) lineage(ctx context.Context, repo *history.Repository) (history.LineageID, error) {
-	id, err := Lineage(a.o.State)
 	if a.o.Adopt {
-		if err != nil && !errors.Is(err, ErrNotAttached) {
-			return id, err
-		}
-		if err == nil {
-			v, err := repo.Log(a.secrets, id, nil).Load(ctx)
-			if err != nil && !errors.Is(err, history.ErrNoLineage) {
-				return id, err
-			}
-			if err == nil {
-				a.opening.Parent = &history.Parent{ID: id, At: v.Durable}
-			}
-		}
-		if err := a.source.CreatePublication(ctx); err != nil {
-			return id, err
-		}
-		return history.LineageID{Source: a.identity.Source, Lineage: record.NewLineage()}, nil
+		return a.adopt(ctx, repo)
 	}
+	id, err := Lineage(a.o.State)
 	if err != nil {
 		return id, err
 	}
@@ -231,7 +221,7 @@ func (a *agent) lineage(ctx context.Context, repo *history.Repository) (history.
 		return id, fmt.Errorf("this database is %s, the lineage of %s follows %s: if it was restored or replaced on purpose run `lifeboat run --adopt`: %w",
 			a.identity.Source, a.o.State, id.Source, ErrForeignSource)
 	}
-	return id, nil
+	return id, forgetAdopting(a.o.State)
 }
 
 // takeSlot acquires the slot before the log's tail is read: from here on nobody
@@ -239,6 +229,9 @@ func (a *agent) lineage(ctx context.Context, repo *history.Repository) (history.
 func (a *agent) takeSlot(ctx context.Context, log *history.Log) error {
 	slot, err := a.source.Slot(ctx)
 	if err != nil {
+		return err
+	}
+	if err := ownSlot(slot, a.o.Source.Slot, a.identity.Database); err != nil {
 		return err
 	}
 	lost := slot == nil || slot.WALStatus == "lost" || slot.Invalidation != ""
@@ -348,7 +341,11 @@ func (a *agent) open(ctx context.Context, log *history.Log, keys history.EpochKe
 	if err := a.resume(view, before, known, gap); err != nil {
 		return err
 	}
-	return a.poller.first(ctx)
+	cat, err := a.poller.first(ctx)
+	if err != nil || !a.o.Adopt {
+		return err
+	}
+	return a.carry(ctx, cat)
 }
 
 // work runs the session's parts until ctx ends or one of them fails.

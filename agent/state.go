@@ -10,7 +10,6 @@ import (
 
 	"lifeboat.im/lifeboat/history"
 	"lifeboat.im/lifeboat/internal/durable"
-	"lifeboat.im/lifeboat/record"
 )
 
 // The state directory: what the host must keep to go on by itself. Its loss costs
@@ -52,39 +51,27 @@ func LoadSecrets(dir string) (*history.Secrets, error) {
 }
 
 // Lineage reads which history this host continues; ErrNotAttached when there is none.
-func Lineage(dir string) (history.LineageID, error) {
-	var id history.LineageID
-	b, err := os.ReadFile(filepath.Join(dir, lineageFile))
+func Lineage(dir string) (history.LineageID, error) { return readLineage(dir, lineageFile) }
+
+func saveLineage(dir string, id history.LineageID) error { return writeLineage(dir, lineageFile, id) }
+
+// readLineage reads the name of a lineage as it stands in object keys.
+func readLineage(dir, file string) (history.LineageID, error) {
+	b, err := os.ReadFile(filepath.Join(dir, file))
 	if errors.Is(err, os.ErrNotExist) {
-		return id, fmt.Errorf("no lineage in %s: run `lifeboat attach` first: %w", dir, ErrNotAttached)
+		return history.LineageID{}, fmt.Errorf("no %s in %s: run `lifeboat attach` first: %w", file, dir, ErrNotAttached)
 	}
 	if err != nil {
-		return id, fmt.Errorf("read lineage: %w", err)
+		return history.LineageID{}, fmt.Errorf("read lineage: %w", err)
 	}
-	return ParseLineageID(strings.TrimSpace(string(b)))
+	return history.ParseLineageID(strings.TrimSpace(string(b)))
 }
 
-// ParseLineageID reads "source.lineage" as it stands in object keys.
-func ParseLineageID(s string) (history.LineageID, error) {
-	var id history.LineageID
-	a, b, ok := strings.Cut(s, ".")
-	if !ok {
-		return id, fmt.Errorf("parse lineage %q: want source.lineage", s)
-	}
-	var err error
-	if id.Source, err = record.ParseSource(a); err != nil {
-		return id, err
-	}
-	id.Lineage, err = record.ParseLineage(b)
-	return id, err
-}
-
-func saveLineage(dir string, id history.LineageID) error {
-	text := id.Source.String() + "." + id.Lineage.String() + "\n"
+func writeLineage(dir, file string, id history.LineageID) error {
 	if err := durable.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make state directory: %w", err)
 	}
-	return durable.WriteFile(filepath.Join(dir, lineageFile), []byte(text), 0o600)
+	return durable.WriteFile(filepath.Join(dir, file), []byte(id.String()+"\n"), 0o600)
 }
 
 func epochKeys(dir string, id history.LineageID) (history.EpochKeys, error) {

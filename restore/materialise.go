@@ -112,7 +112,7 @@ func (r *run) all(ctx context.Context) error {
 		return fmt.Errorf("restore into database %s: %w: the target refused %d statements of the schema, the first: %s: %s; the rows are proven, the target stays marked as unfinished",
 			r.db.name, ErrLosses, n, r.report.Failed[0].Error, firstLine(r.report.Failed[0].Statement))
 	}
-	if err := r.db.finish(ctx, r.conn); err != nil {
+	if err := r.db.finish(ctx, r.conn, history.Parent{ID: r.plan.view.ID, At: r.plan.Point.LSN}); err != nil {
 		return err
 	}
 	r.report.Verified = true

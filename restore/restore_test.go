@@ -173,8 +173,9 @@ func TestP3_UnverifiedIsVisiblyUnfinished(t *testing.T) {
 	if err != nil {
 		t.Fatal(err, report)
 	}
-	if c := d.Query(t, comment)[0][0]; c != "mine" {
-		t.Fatalf("comment afterwards %q", c)
+	trace := history.Parent{ID: l.view().ID, At: labStart}.Trace()
+	if c := d.Query(t, comment)[0][0]; c != "mine\n"+trace {
+		t.Fatalf("comment afterwards %q, want mine and then %q", c, trace)
 	}
 	if n := d.Query(t, `SELECT count(*) FROM pg_namespace WHERE nspname = 'lifeboat'`)[0][0]; n != "0" {
 		t.Fatal("the state is still there")

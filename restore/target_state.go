@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"lifeboat.im/lifeboat/history"
 )
 
 // foreign lists what a database holds that is neither the system's nor an
@@ -150,13 +152,20 @@ func (d *database) phase(ctx context.Context, conn *pgconn.PgConn, p Phase) erro
 	return runSQL(ctx, conn, "UPDATE lifeboat.restore_state SET phase = "+literal(string(p)))
 }
 
-// finish takes the marks away (P3). It waits for the disk: a crash right after
-// leaves a restore that is whole.
-func (d *database) finish(ctx context.Context, conn *pgconn.PgConn) error {
-	if err := runSQL(ctx, conn, "SET synchronous_commit = on"); err != nil {
-		return err
+// finish takes the marks away (P3), and leaves in the comment where the rows come
+// from: whoever adopts the database reads it there. It waits for the disk: a crash
+// right after leaves a restore that is whole.
+func (d *database) finish(ctx context.Context, conn *pgconn.PgConn, from history.Parent) error {
+	rows, err := query(ctx, conn, "SET synchronous_commit = on; SELECT database_comment FROM lifeboat.restore_state")
+	if err != nil {
+		return fmt.Errorf("read the target's comment: %w", err)
 	}
-	if err := runSQL(ctx, conn, d.unmark()); err != nil {
+	old := ""
+	if len(rows) == 1 {
+		old = rows[0][0]
+	}
+	trace := "UPDATE lifeboat.restore_state SET database_comment = " + literal(history.WithTrace(old, from)) + "; "
+	if err := runSQL(ctx, conn, trace+d.unmark()); err != nil {
 		return fmt.Errorf("mark the target as finished: %w", err)
 	}
 	return nil

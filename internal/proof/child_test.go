@@ -46,6 +46,7 @@ type childConfig struct {
 	Source agent.SourceOptions
 	Tuning agent.Tuning
 	State  string
+	Adopt  bool
 	Faults faults
 }
 
@@ -100,7 +101,7 @@ func childMain(ctx context.Context, path string) error {
 		return err
 	}
 	return agent.Run(ctx, repo, s, agent.Options{
-		Source: c.Source, Tuning: c.Tuning, State: c.State,
+		Source: c.Source, Tuning: c.Tuning, State: c.State, Adopt: c.Adopt,
 		Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	})
 }
