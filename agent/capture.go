@@ -147,11 +147,7 @@ func (c *capture) suspectRow(t *table, why string) {
 
 func (c *capture) suspectFrom(t *table, why string, from record.LSN) {
 	t.known = false
-	for k := range c.trackers {
-		if k.oid == t.oid {
-			k.suspect = why
-		}
-	}
+	c.copyAgain(t.oid, why)
 	if t.wanted == "" {
 		t.wanted = why
 	}
@@ -161,6 +157,15 @@ func (c *capture) suspectFrom(t *table, why string, from record.LSN) {
 	t.open, t.openFrom = true, from
 	c.log.Warn("table incomplete", "table", t.name(), "from", from.String(), "reason", why)
 	c.notes = append(c.notes, history.Note{Kind: history.NoteIncomplete, Table: t.oid, Name: t.name(), Reason: why, From: from})
+}
+
+// copyAgain makes the copies of a table that are under way begin anew; c.mu is held.
+func (c *capture) copyAgain(oid uint32, why string) {
+	for k := range c.trackers {
+		if k.oid == oid {
+			k.suspect = why
+		}
+	}
 }
 
 func (c *capture) suspect(t *table, why string) {

@@ -194,8 +194,12 @@ func (a *agent) copyTable(ctx context.Context, ct cdc.Table, workers int) (*proo
 		p.sinks = append(p.sinks, s)
 		return s
 	})
-	if err == nil && !p.copied.Table.Relation.Equal(&ct.Relation) {
+	switch {
+	case err != nil:
+	case !p.copied.Table.Relation.Equal(&ct.Relation):
 		err = fmt.Errorf("its definition: %w", cdc.ErrChanged)
+	case p.copied.Table.Member != ct.Member:
+		err = fmt.Errorf("its place in the publication: %w", cdc.ErrChanged)
 	}
 	if err != nil {
 		p.untrack()
@@ -224,7 +228,8 @@ func (p *proof) finish(ctx context.Context) error {
 	}
 	base := &history.Base{
 		Relation: p.copied.Table.Relation, Snapshot: p.copied.Snapshot,
-		ExactFrom: exact, TypeFingerprint: p.copied.TypeFingerprint, Fingerprint: p.copied.Table.Fingerprint, Time: record.FromTime(a.now()),
+		ExactFrom: exact, TypeFingerprint: p.copied.TypeFingerprint, Fingerprint: p.copied.Table.Fingerprint,
+		Member: p.copied.Table.Member, Time: record.FromTime(a.now()),
 	}
 	var reach []chunkstore.Name
 	var fresh int64

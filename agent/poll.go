@@ -30,6 +30,7 @@ type poller struct {
 	a *agent
 	// fingerprint is that of the newest look, schema that of the newest schema note.
 	fingerprint, schema [32]byte
+	members             [32]byte // as of the newest look
 	marks               []pollMark
 	noted               map[uint32]bool // identities that a note announced
 	retry               bool
@@ -76,12 +77,15 @@ func (p *poller) look(ctx context.Context) error {
 	p.certain(cat)
 	for i := range cat.Tables {
 		ct := &cat.Tables[i]
-		if !p.compare(ct) || (ct.InPublication && ct.Settled) {
+		if !p.compare(ct) || (ct.InPublication && ct.Settled) || cat.Publication != nil {
 			continue
 		}
 		if err := p.enter(ctx, ct); err != nil {
 			return err
 		}
+	}
+	if cat.Publication != nil { // the log says of every table that it is incomplete, then we stop
+		return errors.Join(fmt.Errorf("tables are not captured any more: %w", cat.Publication), a.writeNotes(ctx))
 	}
 	if err := p.dropped(ctx, cat); err != nil {
 		return err
@@ -160,8 +164,8 @@ func (p *poller) markReady(ctx context.Context, cat *cdc.Catalog) error {
 // newest schema note says.
 func (p *poller) certain(cat *cdc.Catalog) {
 	a := p.a
-	if cat.Fingerprint != p.fingerprint {
-		p.fingerprint, p.marks = cat.Fingerprint, nil
+	if cat.Fingerprint != p.fingerprint || cat.Members != p.members {
+		p.fingerprint, p.members, p.marks = cat.Fingerprint, cat.Members, nil
 	}
 	c := a.capture
 	c.mu.Lock()
@@ -196,7 +200,7 @@ func (p *poller) compare(ct *cdc.Table) bool {
 	rel := ct.Relation
 	switch {
 	case t == nil:
-		t = &table{oid: oid, wanted: "its first base"}
+		t = &table{oid: oid, member: ct.Member, wanted: "its first base"}
 		c.tables[oid] = t
 		t.learn(&rel, ct)
 		if p.ready {
@@ -219,13 +223,25 @@ func (p *poller) compare(ct *cdc.Table) bool {
 		t.learn(&rel, ct)
 		t.known = known
 	}
+	why, known := "", false
 	switch {
-	case t.exactFrom == 0:
 	case ct.InPublication && !ct.Settled && ct.Wanted == record.Full:
-		c.suspectLocked(t, "its replica identity was changed by somebody else")
+		why = "its replica identity was changed by somebody else"
 	case !ct.InPublication:
-		c.suspectLocked(t, "it was taken out of the publication by somebody else")
+		why = "it was taken out of the publication by somebody else"
+	case t.member != "" && t.member != ct.Member:
+		// A copy that still meets the digest proves that no row was lost.
+		why, known = "it was taken out of the publication by somebody else, and added again", t.known
 	}
+	switch {
+	case why == "":
+	case t.exactFrom != 0:
+		c.suspectLocked(t, why)
+		t.known = known
+	default:
+		c.copyAgain(oid, why)
+	}
+	t.member = ct.Member
 	return true
 }
 

@@ -107,13 +107,13 @@ func (a *agent) recoverBases(ctx context.Context, view *history.View, epoch uint
 			// digest holds already. The running digest at the durable position is the one
 			// that the copy was held against, if there was one.
 			if s := out[oid]; s != nil {
-				s.Fingerprint = b.Fingerprint
+				s.Fingerprint, s.Member = b.Fingerprint, b.Member
 			} else {
-				out[oid] = &history.TableState{Table: oid, Fingerprint: b.Fingerprint}
+				out[oid] = &history.TableState{Table: oid, Fingerprint: b.Fingerprint, Member: b.Member}
 			}
 			continue
 		}
-		s := &history.TableState{Table: oid, Digest: b.Digest, Known: b.Relation.Identity == record.Full, Fingerprint: b.Fingerprint}
+		s := &history.TableState{Table: oid, Digest: b.Digest, Known: b.Relation.Identity == record.Full, Fingerprint: b.Fingerprint, Member: b.Member}
 		out[oid] = s
 		tables[oid] = &running{
 			snap: b.Snapshot, from: b.RecordsFrom, state: s, shape: &b.Relation,
@@ -242,7 +242,7 @@ func (a *agent) resume(view *history.View, durable record.LSN, known recovered, 
 			rows: b.Rows, baseBytes: b.Bytes, exactFrom: b.ExactFrom, copied: b.Time.Time(), resumed: true,
 		}
 		if s := known[oid]; s != nil {
-			t.digest, t.known, t.recordBytes, t.fingerprint = s.Digest, s.Known, s.RecordBytes, s.Fingerprint
+			t.digest, t.known, t.recordBytes, t.fingerprint, t.member = s.Digest, s.Known, s.RecordBytes, s.Fingerprint, s.Member
 		}
 		if from, ok := open[oid]; ok {
 			t.open, t.openFrom, t.wanted = true, from, "it was incomplete when the agent stopped"

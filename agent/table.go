@@ -19,6 +19,8 @@ type table struct {
 	generated []string
 	// fingerprint is the catalog's, as last seen.
 	fingerprint [32]byte
+	// member is its stay in the publication, as last seen; "": not in it, or not known.
+	member string
 
 	// digest is the running digest after the newest received commit, when known.
 	digest record.Digest
@@ -184,7 +186,7 @@ func (c *capture) states() []history.TableState {
 	out := make([]history.TableState, 0, len(c.tables))
 	for _, oid := range slices.Sorted(maps.Keys(c.tables)) {
 		t := c.tables[oid]
-		out = append(out, history.TableState{Table: oid, Digest: t.digest, Known: t.known, RecordBytes: t.recordBytes, Fingerprint: t.fingerprint})
+		out = append(out, history.TableState{Table: oid, Digest: t.digest, Known: t.known, RecordBytes: t.recordBytes, Fingerprint: t.fingerprint, Member: t.member})
 	}
 	return out
 }

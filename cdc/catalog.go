@@ -2,6 +2,8 @@ package cdc
 
 import (
 	"context"
+	"crypto/sha256"
+	"errors"
 	"fmt"
 
 	"lifeboat.im/lifeboat/record"
@@ -23,6 +25,11 @@ type Catalog struct {
 	// Fingerprint changes with everything that a schema dump shows, as far as that is
 	// cheap to see. It does not change with rows, statistics or TRUNCATE.
 	Fingerprint [32]byte
+	// Publication is why our publication does not bring every change of its tables
+	// (ErrPublication, ErrPublicationMissing); nil: it does. Members changes with the
+	// Member of any table.
+	Publication error
+	Members     [32]byte
 }
 
 // Table gives the table with this oid, else nil.
@@ -65,8 +72,14 @@ type Table struct {
 	// primary key serves.
 	WantedIndex string
 	// Settled: the identity at the source is the wanted one already.
-	Settled       bool
+	Settled bool
+	// InPublication: every change of it is published by our publication.
 	InPublication bool
+	// Member names this stay in the publication, "" while it is not in it: oid and xmin
+	// of the publication's row and of the table's row in it. It changes when somebody
+	// takes the table out and adds it again, or alters the publication and back; rows
+	// in between are lost.
+	Member string
 	// Capturable: it can enter. Else Reason says why not.
 	Capturable bool
 	Reason     string
@@ -131,6 +144,20 @@ func (s *Source) catalogUnder(ctx context.Context, c *session) (*Catalog, error)
 	}
 	if cat.Tables, err = s.readTables(ctx, c, 0); err != nil {
 		return nil, err
+	}
+	h := sha256.New()
+	for i := range cat.Tables {
+		fmt.Fprintf(h, "%d %s\n", cat.Tables[i].Relation.OID, cat.Tables[i].Member)
+	}
+	h.Sum(cat.Members[:0])
+	there, err := s.foreign(ctx, c)
+	switch {
+	case errors.Is(err, ErrPublication):
+		cat.Publication = err
+	case err != nil:
+		return nil, err
+	case !there:
+		cat.Publication = fmt.Errorf("publication %s does not exist: %w", ident(s.cfg.Publication), ErrPublicationMissing)
 	}
 	if cat.Sequences, err = readSequences(ctx, c); err != nil {
 		return nil, err

@@ -21,14 +21,16 @@ type publication struct {
 	gencols  byte // 's': publishes stored generated columns (18+)
 	members  map[uint32]member
 	schemas  map[string]bool
-	restrict bool // publish is not all four operations
-	owned    bool // our role has the rights of its owner
+	restrict bool   // publish is not all four operations
+	owned    bool   // our role has the rights of its owner
+	version  string // oid:xmin of its row: who alters it, or drops and makes it again, changes it
 }
 
 // member is a table in a publication.
 type member struct {
 	filter  bool
-	columns []int // attnums; nil: all
+	columns []int  // attnums; nil: all
+	version string // oid:xmin of its row
 }
 
 // readPublications reads every publication of the database.
@@ -41,7 +43,7 @@ func (s *Source) readPublications(ctx context.Context, c *session) ([]publicatio
 		filter, columns = "r.prqual IS NOT NULL", "coalesce(r.prattrs::text, '')"
 	}
 	rows, err := c.query(ctx, `SELECT p.oid, p.pubname, p.puballtables, p.pubupdate, p.pubdelete, p.pubinsert AND p.pubtruncate,
-		p.pubviaroot, `+gencols+`, pg_catalog.pg_has_role(p.pubowner, 'USAGE') FROM pg_catalog.pg_publication p ORDER BY p.oid`)
+		p.pubviaroot, `+gencols+`, pg_catalog.pg_has_role(p.pubowner, 'USAGE'), p.oid || ':' || p.xmin FROM pg_catalog.pg_publication p ORDER BY p.oid`)
 	if err != nil {
 		return nil, err
 	}
@@ -50,7 +52,7 @@ func (s *Source) readPublications(ctx context.Context, c *session) ([]publicatio
 		r := scan(row)
 		p := publication{oid: r.oid(), name: r.text(), all: r.bool(), update: r.bool(), delete: r.bool(), members: map[uint32]member{}, schemas: map[string]bool{}}
 		p.restrict = !r.bool() || !p.update || !p.delete
-		p.viaRoot, p.gencols, p.owned = r.bool(), r.byte(), r.bool()
+		p.viaRoot, p.gencols, p.owned, p.version = r.bool(), r.byte(), r.bool(), r.text()
 		p.ours = p.name == s.cfg.Publication
 		if r.err != nil {
 			return nil, r.err
@@ -67,13 +69,13 @@ func (s *Source) readMembers(ctx context.Context, c *session, pubs []publication
 	for i := range pubs {
 		find[pubs[i].oid] = &pubs[i]
 	}
-	rows, err := c.query(ctx, "SELECT r.prpubid, r.prrelid, "+filter+", "+columns+" FROM pg_catalog.pg_publication_rel r")
+	rows, err := c.query(ctx, "SELECT r.prpubid, r.prrelid, "+filter+", "+columns+", r.oid || ':' || r.xmin FROM pg_catalog.pg_publication_rel r")
 	if err != nil {
 		return err
 	}
 	for _, row := range rows {
 		r := scan(row)
-		p, rel, m := find[r.oid()], r.oid(), member{filter: r.bool(), columns: r.ints()}
+		p, rel, m := find[r.oid()], r.oid(), member{filter: r.bool(), columns: r.ints(), version: r.text()}
 		if r.err != nil {
 			return r.err
 		}
@@ -120,8 +122,9 @@ func (p *publication) publishes(f *facts) bool {
 // Reason (protocol §5).
 func (s *Source) decide(t *Table, f *facts, pubs []publication) {
 	for i := range pubs {
-		if m, in := pubs[i].members[f.oid]; pubs[i].ours && in && !m.filter && m.columns == nil {
-			t.InPublication = true
+		m, in := pubs[i].members[f.oid]
+		if pubs[i].ours && in && !m.filter && m.columns == nil && s.drift(&pubs[i]) == "" {
+			t.InPublication, t.Member = true, pubs[i].version+" "+m.version
 		}
 	}
 	t.Wanted, t.Capturable = record.Full, true

@@ -10,11 +10,16 @@ import (
 // published, or REPLICA IDENTITY FULL would make statements fail; the decoder drops
 // them.
 func (s *Source) PublicationSQL() string {
+	return "CREATE PUBLICATION " + ident(s.cfg.Publication) + " WITH (" + s.publishes() + ")"
+}
+
+// publishes are the options of our publication.
+func (s *Source) publishes() string {
 	with := "publish = 'insert, update, delete, truncate', publish_via_partition_root = false"
 	if s.version >= 180000 {
 		with += ", publish_generated_columns = stored"
 	}
-	return "CREATE PUBLICATION " + ident(s.cfg.Publication) + " WITH (" + with + ")"
+	return with
 }
 
 // CreatePublication makes the publication, empty, when there is none. One of the
@@ -49,7 +54,13 @@ func (s *Source) foreign(ctx context.Context, c *session) (there bool, err error
 		if !p.ours {
 			continue
 		}
-		if why := s.drift(p); why != "" {
+		why := s.drift(p)
+		for _, m := range p.members {
+			if why == "" && (m.filter || m.columns != nil) {
+				why = "has a row filter or a column list"
+			}
+		}
+		if why != "" {
 			return true, fmt.Errorf("publication %s %s: %w", ident(p.name), why, ErrPublication)
 		}
 		return true, nil
@@ -57,8 +68,8 @@ func (s *Source) foreign(ctx context.Context, c *session) (there bool, err error
 	return false, nil
 }
 
-// drift says in what a publication differs from what we would make; "" if in
-// nothing.
+// drift says in what a publication, its members apart, differs from what we would
+// make; "" if in nothing.
 func (s *Source) drift(p *publication) string {
 	switch {
 	case p.all:
@@ -66,20 +77,20 @@ func (s *Source) drift(p *publication) string {
 	case len(p.schemas) > 0:
 		return "names whole schemas"
 	case p.restrict:
-		return "does not publish every operation"
+		return "does not publish every operation" + s.putBack(p)
 	case p.viaRoot:
-		return "publishes partitions as their root"
+		return "publishes partitions as their root" + s.putBack(p)
 	case s.version >= 180000 && p.gencols != 's':
-		return "leaves out stored generated columns"
+		return "leaves out stored generated columns" + s.putBack(p)
 	case !p.owned:
 		return "is owned by a role of which ours is not a member"
 	}
-	for _, m := range p.members {
-		if m.filter || m.columns != nil {
-			return "has a row filter or a column list"
-		}
-	}
 	return ""
+}
+
+// putBack says how to undo somebody's ALTER.
+func (s *Source) putBack(p *publication) string {
+	return " (ALTER PUBLICATION " + ident(p.name) + " SET (" + s.publishes() + ") puts it back)"
 }
 
 // DropPublication drops it; nil when there is none.

@@ -197,6 +197,8 @@ type Base struct {
 	TypeFingerprint [32]byte        `cbor:"8,keyasint"`
 	// Fingerprint is the catalog's of the table under the snapshot.
 	Fingerprint [32]byte `cbor:"9,keyasint"`
+	// Member is the table's stay in the publication under the snapshot, as in TableState.
+	Member string `cbor:"10,keyasint,omitempty"`
 	// Time is when the copy was finished, by the writer's clock; it stands in part 1.
 	Time record.Time `cbor:"-"`
 }
@@ -243,6 +245,9 @@ type TableState struct {
 	// Fingerprint is the catalog's of the table, so that the next agent knows whether
 	// its definition changed meanwhile.
 	Fingerprint [32]byte `cbor:"5,keyasint"`
+	// Member is the table's stay in our publication, as the catalog names it: another
+	// one later says that somebody took it out meanwhile. "": not known.
+	Member string `cbor:"6,keyasint,omitempty"`
 }
 
 // Touch is what one transaction did to one table.
