@@ -72,7 +72,7 @@ func (l *loader) loadBase(ctx context.Context, conns []*pgconn.PgConn, j *tableJ
 			return fmt.Errorf("load table %s: %w", j.name, err)
 		}
 	}
-	return nil
+	return j.countPages(ctx, conns[0])
 }
 
 // piece is a part of a base that is, or is being, opened.

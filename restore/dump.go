@@ -26,6 +26,7 @@ type dump struct {
 	target          *database
 	plain           bool // without owners and privileges
 	sortMemory      int  // maintenance_work_mem of each job in MiB; 0: the target's own
+	writes          bool // something in it may write rows when it is made, or make what does
 	encoding        string
 	owners          []string
 	notes           []string
@@ -75,6 +76,7 @@ func (u *dump) choose(ctx context.Context, publication string) error {
 	}
 	lines := strings.Split(string(out), "\n")
 	for i, l := range lines {
+		u.writes = u.writes || strings.Contains(l, " MATERIALIZED VIEW ") || strings.Contains(l, " EVENT TRIGGER ")
 		why := leftOut(l, publication)
 		if why == "" {
 			continue

@@ -27,9 +27,16 @@ type tableJob struct {
 
 	hashing bool // the digest is not predicted: what is written is hashed
 	emitted record.Digest
-	rows    int64
-	bytes   int64
-	loaded  bool // a round has filled it before
+	rows    int64 // written
+	loaded  bool  // a round has filled it before
+
+	// The proof: ready says that it may be read back, pages its size before changes
+	// were applied (0: it is read at once). The others are the prover's.
+	ready  bool
+	pages  int64
+	read   record.Digest
+	bytes  int64
+	unread int // parts
 }
 
 // loader brings all tables' rows into the target, round by round.
@@ -47,6 +54,7 @@ type loader struct {
 	digest   []byte // K_digest
 	jobs     []*tableJob
 	rounds   int
+	proofs   *prover
 }
 
 // prepare opens the bases' bodies and makes the jobs.
@@ -153,12 +161,24 @@ func (l *loader) load(ctx context.Context) error {
 				later = append(later, &j.job)
 				continue
 			}
-			l.progress.Table(PhaseRows, j.name, j.rows)
+			l.done(j)
 		}
 		pending = later
 	}
+	close(l.proofs.tasks)
 	return nil
 }
+
+// done hands a table to the proof whose rows are all there.
+func (l *loader) done(j *tableJob) {
+	if !j.ready {
+		l.progress.Table(PhaseRows, j.name, j.rows)
+		l.proofs.ready(j)
+	}
+}
+
+// unchanged reports that the table's base is all of it; before pass 2.
+func (j *tableJob) unchanged() bool { return j.pos == 0 && j.bits == 0 }
 
 // aim finds the table in the target, after pass 1 has settled the shape of its
 // rows. Columns that are not there are dropped only where the table is accepted
@@ -221,6 +241,9 @@ func (l *loader) loadBases(ctx context.Context, jobs []*tableJob) error {
 		if err := l.loadBase(ctx, conns, jobs[0]); err != nil {
 			return err
 		}
+		if jobs[0].unchanged() {
+			l.done(jobs[0])
+		}
 		jobs = jobs[1:]
 	}
 	work := make(chan *tableJob, len(jobs))
@@ -234,6 +257,9 @@ func (l *loader) loadBases(ctx context.Context, jobs []*tableJob) error {
 			for j := range work {
 				if err := l.loadBase(ctx, []*pgconn.PgConn{conn}, j); err != nil {
 					return err
+				}
+				if j.unchanged() {
+					l.done(j)
 				}
 			}
 			return nil

@@ -1,10 +1,12 @@
 package restore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -49,6 +51,9 @@ func (p *Plan) Materialise(ctx context.Context, dsn string, s *history.Secrets, 
 	}
 	report.Notes = append(report.Notes, p.Notes...)
 	err = r.all(ctx)
+	for _, j := range r.loader.jobs {
+		report.add(j)
+	}
 	report.Notes = append(report.Notes, schema.notes...)
 	report.Rounds = r.loader.rounds
 	for _, i := range p.Incomplete {
@@ -73,9 +78,19 @@ type run struct {
 	loader   *loader
 	report   *Report
 	progress Progress
+	cancel   context.CancelCauseFunc // ends the run
 }
 
-func (r *run) all(ctx context.Context) error {
+func (r *run) all(ctx context.Context) (err error) {
+	ctx, r.cancel = context.WithCancelCause(ctx)
+	defer func() { // a proof that fails ends what runs beside it, and is the reason
+		r.cancel(nil)
+		if r.loader.proofs != nil {
+			if e := r.loader.proofs.wait(); e != nil {
+				err = e
+			}
+		}
+	}()
 	notes, err := r.db.claim(ctx, r.conn, r.plan)
 	r.report.Notes = append(r.report.Notes, notes...)
 	if err != nil {
@@ -163,6 +178,7 @@ func (r *run) rows(ctx context.Context) error {
 	if err := r.loader.prepare(ctx); err != nil {
 		return err
 	}
+	r.loader.startProofs(ctx, r.cancel, r.schema.writes)
 	if err := r.loader.load(ctx); err != nil {
 		return err
 	}
@@ -285,25 +301,46 @@ JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'm' A
 	}
 }
 
-// prove reads every table back, while one session makes the statistics.
+// prove makes the statistics, and waits until every table was read back.
 func (r *run) prove(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return r.analyze(ctx) })
-	g.Go(func() error { return r.loader.verify(ctx, r.report) })
-	return g.Wait()
-}
-
-// analyze makes the planner's statistics.
-func (r *run) analyze(ctx context.Context) error {
-	conn, err := r.db.open(ctx)
-	if err != nil {
+	total := int64(0)
+	for _, j := range r.loader.jobs {
+		total += j.base.Bytes
+	}
+	r.loader.proofs.show(total)
+	if err := r.analyze(ctx); err != nil {
 		return err
 	}
-	defer closeConn(conn)
-	for _, j := range r.loader.jobs {
-		if err := runSQL(ctx, conn, "ANALYZE "+ident(j.target.Schema, j.target.Name)); err != nil {
-			return fmt.Errorf("analyze table %s: %w", j.name, err)
-		}
+	if err := r.loader.proofs.wait(); err != nil {
+		return err
 	}
-	return nil
+	return ctx.Err()
+}
+
+// analyze makes the planner's statistics, of large tables first.
+func (r *run) analyze(ctx context.Context) error {
+	jobs := slices.Clone(r.loader.jobs)
+	slices.SortFunc(jobs, func(a, b *tableJob) int { return cmp.Compare(b.base.Bytes, a.base.Bytes) })
+	work := make(chan *tableJob, len(jobs))
+	for _, j := range jobs {
+		work <- j
+	}
+	close(work)
+	g, ctx := errgroup.WithContext(ctx)
+	for range r.loader.workers {
+		g.Go(func() error {
+			conn, err := r.db.open(ctx)
+			if err != nil {
+				return err
+			}
+			defer closeConn(conn)
+			for j := range work {
+				if err := runSQL(ctx, conn, "ANALYZE "+ident(j.target.Schema, j.target.Name)); err != nil {
+					return fmt.Errorf("analyze table %s: %w", j.name, err)
+				}
+			}
+			return nil
+		})
+	}
+	return g.Wait()
 }

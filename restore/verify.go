@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"golang.org/x/sync/errgroup"
@@ -14,89 +15,188 @@ import (
 	"lifeboat.im/lifeboat/record"
 )
 
-// verify reads every table back and holds it against the digest of its commit
-// (P5), or, where nothing predicts that, against what was written. Large tables
-// are read by all workers at once, in ranges of their pages.
-func (l *loader) verify(ctx context.Context, report *Report) error {
-	total := int64(0)
+// prover reads every table back and holds it against the digest of its commit
+// (P5), or, where nothing predicts that, against what was written. Nothing changes
+// a row after its table is loaded, so it begins with the first table that is, on
+// what the loading leaves of the processors, and goes on beside the index builds.
+// Only where the schema has something that may write rows when it is made, all is
+// read at the end.
+type prover struct {
+	loader *loader
+	tasks  chan proofTask  // room for all; closed when every table is loaded
+	gates  []chan struct{} // one for each session, which begins when it is closed
+	late   bool            // gates are opened by openAll alone
+	cancel context.CancelCauseFunc
+	group  errgroup.Group
+
+	mu     sync.Mutex
+	loads  int   // tables that are not loaded yet
+	opened int   // gates
+	done   int64 // bytes
+	shown  bool  // done goes to the progress from here on
+	err    error
+}
+
+// proofTask is a table, or a range of its pages.
+type proofTask struct {
+	job   *tableJob
+	query string
+}
+
+// proofPart is how many bytes of a table one session reads at a time.
+const proofPart = largeBase
+
+// parts is how many tasks a table is at most.
+func (j *tableJob) parts() int { return int(j.base.Bytes/proofPart) + 1 }
+
+// startProofs starts the sessions that read back; they end with ctx, which the first
+// proof that fails cancels, or when all is proven.
+func (l *loader) startProofs(ctx context.Context, cancel context.CancelCauseFunc, late bool) {
+	p := &prover{loader: l, late: late, cancel: cancel, loads: len(l.jobs)}
+	n := 0
 	for _, j := range l.jobs {
-		total += j.base.Bytes
+		n += j.parts()
 	}
-	defer func() {
-		for _, j := range l.jobs {
-			report.add(j)
-		}
-	}()
-	l.progress.Start(PhaseVerify, total)
-	conns, err := sessions(ctx, l.workers, l.db.openCalm)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		for _, c := range conns {
-			closeConn(c)
-		}
-	}()
-	work := make(chan *tableJob, len(l.jobs))
-	for _, j := range l.jobs {
-		if j.base.Bytes >= largeBase && l.db.version >= 140000 { // the first with range scans by ctid
-			if err := l.readBack(ctx, conns, j); err != nil {
-				return err
-			}
-			continue
-		}
-		work <- j
-	}
-	close(work)
-	g, gctx := errgroup.WithContext(ctx)
-	for _, conn := range conns {
-		g.Go(func() error {
-			for j := range work {
-				if err := l.readBack(gctx, []*pgconn.PgConn{conn}, j); err != nil {
-					return err
-				}
+	p.tasks = make(chan proofTask, n)
+	for range l.workers {
+		gate := make(chan struct{})
+		p.gates = append(p.gates, gate)
+		p.group.Go(func() error {
+			if err := p.session(ctx, gate); err != nil && ctx.Err() == nil {
+				p.fail(err)
 			}
 			return nil
 		})
 	}
-	return g.Wait()
+	l.proofs = p
 }
 
-// sum reads a table's lines by several sessions.
-func (l *loader) sum(ctx context.Context, conns []*pgconn.PgConn, j *tableJob) (*lineSummer, error) {
+func (p *prover) fail(err error) {
+	p.mu.Lock()
+	if p.err == nil {
+		p.err = err
+	}
+	p.mu.Unlock()
+	p.cancel(err)
+}
+
+// wait gives the first error of a proof, once the sessions have ended; nil also
+// when they were cancelled.
+func (p *prover) wait() error {
+	_ = p.group.Wait()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.err
+}
+
+// ready hands a table on whose rows are all there.
+func (p *prover) ready(j *tableJob) {
 	queries := []string{copySQL(j.target, " TO STDOUT")}
-	if len(conns) > 1 {
-		table := ident(j.target.Schema, j.target.Name)
-		rows, err := query(ctx, conns[0], "SELECT pg_catalog.pg_relation_size("+literal(table)+"::pg_catalog.regclass) / pg_catalog.current_setting('block_size')::bigint")
-		if err != nil {
-			return nil, err
-		}
-		pages, err := strconv.ParseInt(rows[0][0], 10, 64)
-		if err != nil {
-			return nil, err
-		}
-		queries = pageRanges(j.target, pages, len(conns))
+	if n := j.parts(); n > 1 && j.pages > 0 && p.loader.db.version >= 140000 { // the first with range scans by ctid
+		queries = pageRanges(j.target, j.pages, n)
 	}
-	sums := make([]*lineSummer, len(queries))
-	g, gctx := errgroup.WithContext(ctx)
-	for i, q := range queries {
-		sums[i] = &lineSummer{hasher: j.hasher, add: l.progress.Add}
-		if i > 0 {
-			sums[i].hasher = l.hasher(j.base)
+	j.unread, j.ready = len(queries), true
+	for _, q := range queries {
+		p.tasks <- proofTask{j, q}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.loads--
+	if !p.late { // a table that is being loaded keeps a processor busy
+		p.open(len(p.gates) - p.loads)
+	}
+}
+
+// open opens the first n gates; p.mu is held.
+func (p *prover) open(n int) {
+	for ; p.opened < min(n, len(p.gates)); p.opened++ {
+		close(p.gates[p.opened])
+	}
+}
+
+// show tells the progress from here on, and lets all begin.
+func (p *prover) show(total int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.loader.progress.Start(PhaseVerify, total)
+	p.loader.progress.Add(p.done)
+	p.shown = true
+	p.open(len(p.gates))
+}
+
+func (p *prover) add(n int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.done += n
+	if p.shown {
+		p.loader.progress.Add(n)
+	}
+}
+
+// session reads back in one session until there is no more.
+func (p *prover) session(ctx context.Context, gate <-chan struct{}) error {
+	select {
+	case <-gate:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	var conn *pgconn.PgConn
+	for {
+		var t proofTask
+		var ok bool
+		select {
+		case t, ok = <-p.tasks:
+		case <-ctx.Done():
+			return ctx.Err()
 		}
-		g.Go(func() error {
-			_, err := conns[i].CopyTo(gctx, sums[i], q)
+		if !ok {
+			return nil
+		}
+		if conn == nil {
+			var err error
+			if conn, err = p.loader.db.openCalm(ctx); err != nil {
+				return err
+			}
+			defer closeConn(conn)
+		}
+		if err := p.read(ctx, conn, t); err != nil {
 			return err
-		})
+		}
 	}
-	if err := g.Wait(); err != nil {
-		return nil, err
+}
+
+// read sums a task's lines; who brings a table's last part judges it.
+func (p *prover) read(ctx context.Context, conn *pgconn.PgConn, t proofTask) error {
+	j := t.job
+	s := &lineSummer{hasher: p.loader.hasher(j.base), add: p.add}
+	if _, err := conn.CopyTo(ctx, s, t.query); err != nil {
+		return fmt.Errorf("read back table %s: %w", j.name, err)
 	}
-	for _, s := range sums[1:] {
-		sums[0].digest.Add(s.digest)
-		sums[0].bytes += s.bytes
+	p.add(s.bytes - s.told)
+	p.mu.Lock()
+	j.read.Add(s.digest)
+	j.bytes += s.bytes
+	j.unread--
+	last := j.unread == 0
+	p.mu.Unlock()
+	if !last {
+		return nil
 	}
-	return sums[0], nil
+	p.loader.progress.Table(PhaseVerify, j.name, j.read.Count)
+	return j.judge()
+}
+
+// countPages notes how large a table is that is read back in parts.
+func (j *tableJob) countPages(ctx context.Context, conn *pgconn.PgConn) error {
+	if j.parts() == 1 {
+		return nil
+	}
+	rows, err := query(ctx, conn, "SELECT pg_catalog.pg_relation_size("+literal(ident(j.target.Schema, j.target.Name))+"::pg_catalog.regclass) / pg_catalog.current_setting('block_size')::bigint")
+	if err != nil {
+		return fmt.Errorf("look how large table %s is: %w", j.name, err)
+	}
+	j.pages, err = strconv.ParseInt(rows[0][0], 10, 64)
+	return err
 }
 
 // pageRanges are n queries that give every line of a table once.
@@ -113,13 +213,8 @@ func pageRanges(rel *record.Relation, pages int64, n int) []string {
 	return out
 }
 
-func (l *loader) readBack(ctx context.Context, conns []*pgconn.PgConn, j *tableJob) error {
-	sum, err := l.sum(ctx, conns, j)
-	if err != nil {
-		return fmt.Errorf("read back table %s: %w", j.name, err)
-	}
-	j.rows, j.bytes = sum.digest.Count, sum.bytes
-	l.progress.Table(PhaseVerify, j.name, j.rows)
+// judge holds what was read back against what it must be.
+func (j *tableJob) judge() error {
 	want, of := j.merge.digest, "the commit"
 	switch {
 	case j.project != nil:
@@ -127,9 +222,9 @@ func (l *loader) readBack(ctx context.Context, conns []*pgconn.PgConn, j *tableJ
 	case j.unknown:
 		want, of = j.emitted, "what was written"
 	}
-	if sum.digest != want {
+	if j.read != want {
 		return fmt.Errorf("verify table %s: read back %d rows with digest %s, but that of %s is %s (%d rows): %w",
-			j.name, sum.digest.Count, sum.digest, of, want, want.Count, chunkstore.ErrDamaged)
+			j.name, j.read.Count, j.read, of, want, want.Count, chunkstore.ErrDamaged)
 	}
 	return nil
 }
@@ -157,7 +252,7 @@ func (s *lineSummer) Write(p []byte) (int, error) {
 
 func (r *Report) add(j *tableJob) {
 	t := TableReport{
-		Table: j.name, OID: j.table, Rows: j.rows, Bytes: j.bytes, From: j.plan.Base.ExactFrom,
+		Table: j.name, OID: j.table, Rows: j.read.Count, Bytes: j.bytes, From: j.plan.Base.ExactFrom,
 		Proof: ProofCommit, Hash: j.merge.digest, Incomplete: j.plan.Incomplete,
 	}
 	if j.unknown {
