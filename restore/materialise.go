@@ -21,7 +21,8 @@ import (
 
 // Materialise executes the plan in an empty database: schema without indexes,
 // rows in parallel, sequences, indexes and constraints, statistics, and every
-// table read back and held against its digest. A failure at any moment leaves the
+// table read back and held against its digest, beside the other steps as soon as
+// it is loaded. A failure at any moment leaves the
 // target visibly unfinished (P3); the report says how far it got.
 func (p *Plan) Materialise(ctx context.Context, dsn string, s *history.Secrets, pr Progress) (*Report, error) {
 	if pr == nil {

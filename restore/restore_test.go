@@ -215,6 +215,18 @@ func TestP5_DigestsAreThoseOfTheCommit(t *testing.T) {
 	}
 }
 
+// TestP5_WhatTheSchemaWritesIsMet: a materialised view whose refresh writes rows
+// is made before its table is read back.
+func TestP5_WhatTheSchemaWritesIsMet(t *testing.T) {
+	l := newSource(t, `CREATE TABLE a (i int)`, `INSERT INTO a VALUES (1)`,
+		`CREATE FUNCTION sly() RETURNS int LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.a VALUES (99); RETURN 1; END $$`,
+		`CREATE MATERIALIZED VIEW m AS SELECT public.sly() AS x WITH NO DATA`)
+	_, report, err := l.restore("latest", Options{})
+	if !errors.Is(err, chunkstore.ErrDamaged) || !strings.Contains(err.Error(), "verify table public.a") {
+		t.Fatalf("a row that the schema wrote: %v (%+v)", err, report)
+	}
+}
+
 func TestSchemaArrivesWhole(t *testing.T) {
 	l := newSource(t, append(oddSchema(), fillOdd()...)...)
 	accounts := l.rel("accounts")
