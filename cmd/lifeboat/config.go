@@ -11,16 +11,18 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"lifeboat.im/lifeboat/agent"
+	"lifeboat.im/lifeboat/synapse"
 )
 
 // config is lifeboat.yaml, merged with the environment and the flags. Paths are
 // absolute or relative to the working directory.
 type config struct {
 	Path       string // of the file; "" when there is none
+	Homeserver string // homeserver.yaml
 	Source     string // connection string, with its password when one was found
 	Repository string
 	State      string
-	Profile    string
+	Profile    string // "" until asked: see profile
 	Recipients []string
 	LogLevel   string
 	PgBin      string
@@ -28,6 +30,11 @@ type config struct {
 	Tuning     agent.Tuning
 
 	sourceFile, passwordFile string
+
+	// homeserver is what Homeserver says; nil without one, or when homeserverErr says
+	// why it cannot be read. A restore on another host goes on without it.
+	homeserver    *synapse.Homeserver
+	homeserverErr error
 }
 
 // option is one key of the file: what it means, how it is read and shown.
@@ -39,14 +46,14 @@ type option struct {
 
 // laterKeys are known, but nothing answers to them in this version.
 var laterKeys = map[string]string{
-	"homeserver": "name the database with source: instead",
-	"s3":         "only a folder can be the repository",
-	"keep":       "nothing is ever removed from the repository",
+	"s3":   "only a folder can be the repository",
+	"keep": "nothing is ever removed from the repository",
 }
 
 // options lists every key, in the order in which `config show` prints them.
 func options() []option {
 	return []option{
+		path("homeserver", "homeserver.yaml of Synapse, or the folder of its *.yaml files: the database is read from it", func(c *config) *string { return &c.Homeserver }),
 		text("source", "connection string or URL of the database; or source_file, LIFEBOAT_SOURCE, the credential \"source\"",
 			func(c *config) *string { return &c.Source }, redactDSN),
 		path("source_file", "file that holds the connection string", func(c *config) *string { return &c.sourceFile }),
@@ -55,13 +62,12 @@ func options() []option {
 		text("repository", "folder that holds the backup", func(c *config) *string { return &c.Repository }, nil),
 		path("state", "folder of the agent's keys", func(c *config) *string { return &c.State }),
 		{
-			"profile", "what the database is: generic", func(c *config, n *yaml.Node) error {
-				if err := n.Decode(&c.Profile); err != nil || c.Profile != "generic" {
-					return fmt.Errorf("profile %q is not in this version: use generic", n.Value)
-				}
-				return nil
+			"profile", "what the database is: synapse or generic; default synapse with homeserver, else generic",
+			func(c *config, n *yaml.Node) error {
+				c.Profile = n.Value
+				return checkProfile(n.Value)
 			},
-			func(c *config) string { return c.Profile },
+			func(c *config) string { return c.profile() },
 		},
 		{
 			"recipients", "public halves of the operators' identities",
@@ -87,7 +93,6 @@ func options() []option {
 // defaults are the values of a file that says nothing.
 func defaults() config {
 	return config{
-		Profile:  "generic",
 		LogLevel: "info",
 		Agent:    agent.SourceOptions{Slot: "lifeboat", Publication: "lifeboat", SchemaQuiet: 10 * time.Second},
 		Tuning: agent.Tuning{
@@ -178,7 +183,7 @@ func lookup(known []option, key string) (option, error) {
 
 // resolve makes relative paths relative to the file that names them.
 func (c *config) resolve(dir string) {
-	for _, p := range []*string{&c.sourceFile, &c.passwordFile, &c.State, &c.Agent.PgBin} {
+	for _, p := range []*string{&c.Homeserver, &c.sourceFile, &c.passwordFile, &c.State, &c.Agent.PgBin} {
 		if *p != "" && !filepath.IsAbs(*p) {
 			*p = filepath.Join(dir, *p)
 		}
@@ -230,6 +235,9 @@ func (a *app) loadConfig() (*config, error) {
 		return nil, err
 	}
 	c.Agent.DSN = c.Source
+	if c.profile() == profileSynapse {
+		c.Agent.Profile = synapse.Profile
+	}
 	return &c, nil
 }
 
@@ -241,7 +249,7 @@ func (a *app) defaultState(file string) string {
 }
 
 // findSource completes the connection string: file, then systemd credential, then
-// environment; and its password the same way. What libpq takes from its own
+// environment, then homeserver.yaml; and its password the same way. What libpq takes from its own
 // environment (PGPASSWORD, PGPASSFILE, PGSERVICEFILE) it goes on taking.
 func (a *app) findSource(c *config) error {
 	if c.Source == "" {
@@ -250,6 +258,9 @@ func (a *app) findSource(c *config) error {
 			return err
 		}
 		c.Source = s
+	}
+	if c.Homeserver != "" {
+		c.readHomeserver()
 	}
 	if c.Source == "" {
 		return nil

@@ -25,8 +25,11 @@ func (a *app) checkConfig() error {
 	if err != nil {
 		return err
 	}
-	if c.Source == "" {
-		return usagef("%s: no database is named: set source, source_file or LIFEBOAT_SOURCE", c.Path)
+	if c.homeserverErr != nil {
+		return usagef("%s: homeserver: %v", c.Path, c.homeserverErr)
+	}
+	if err := needSource(c); err != nil {
+		return err
 	}
 	if _, err := repositoryDir(c); err != nil {
 		return err

@@ -12,7 +12,7 @@ import (
 func doctorCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: "doctor", Short: "Check the whole set-up and name the command that mends each fault",
-		Long:    "Check database, rights, slot, tables, state directory and repository. Ends with 0\nwhen nothing fails; warnings are printed. docs/operations.md explains each finding.",
+		Long:    "Check database, rights, slot, tables, state directory and repository, and with\nhomeserver: what else the homeserver is made of. Ends with 0 when nothing fails;\nwarnings are printed. docs/operations.md explains each finding.",
 		Example: "  lifeboat doctor\n  lifeboat doctor --json", Args: noArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.doctor(cmd.Context()) },
 	}
@@ -34,6 +34,7 @@ func (a *app) doctor(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("doctor: %w", err)
 	}
+	findings = append(findings, a.doctorHomeserver(ctx, c)...)
 	var fails int64
 	for _, f := range findings {
 		if f.State == "fail" {

@@ -18,6 +18,7 @@ import (
 	"lifeboat.im/lifeboat/chunkstore/fs"
 	"lifeboat.im/lifeboat/history"
 	"lifeboat.im/lifeboat/internal/durable"
+	"lifeboat.im/lifeboat/synapse"
 )
 
 const initHelp = `Create the repository, the operator's identity and lifeboat.yaml.
@@ -31,23 +32,25 @@ backup goes on without it. With --recipient no identity is made; the backup is
 for the owners of these recipients (age1… or ssh-…).`
 
 type initFlags struct {
-	source, sourceFile, profile string
-	recipients                  []string
-	plaintext                   bool
+	homeserver, source, sourceFile, profile string
+	recipients                              []string
+	plaintext                               bool
 }
 
 func initCommand(a *app) *cobra.Command {
 	var f initFlags
 	cmd := &cobra.Command{
-		Use: "init --repo DIR --source DSN", Short: "Create the repository, the key and lifeboat.yaml", Long: initHelp,
-		Example: "  lifeboat init --repo /srv/backup --source postgres://lifeboat@db.example.net/app\n" +
+		Use: "init --repo DIR (--homeserver FILE | --source DSN)", Short: "Create the repository, the key and lifeboat.yaml", Long: initHelp,
+		Example: "  lifeboat init --repo /srv/backup --homeserver /etc/matrix-synapse/homeserver.yaml\n" +
+			"  lifeboat init --repo /srv/backup --source postgres://lifeboat@db.example.net/app\n" +
 			"  lifeboat init --repo /srv/backup --source-file /etc/lifeboat/dsn --recipient age1…",
 		Args: noArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.init(cmd.Context(), f) },
 	}
+	cmd.Flags().StringVar(&f.homeserver, "homeserver", "", "homeserver.yaml of Synapse: the database is read from it, now and at each start")
 	cmd.Flags().StringVar(&f.source, "source", "", "connection string of the database, without a password")
 	cmd.Flags().StringVar(&f.sourceFile, "source-file", "", "file that holds the connection string")
-	cmd.Flags().StringVar(&f.profile, "profile", "generic", "what the database is: generic")
+	cmd.Flags().StringVar(&f.profile, "profile", "", "what the database is, synapse or generic (default: synapse with --homeserver, else the database is asked)")
 	cmd.Flags().StringArrayVar(&f.recipients, "recipient", nil, "who can restore (age1… or ssh-…); may be given several times")
 	cmd.Flags().BoolVar(&f.plaintext, "plaintext", false, "do not encrypt: whoever reads the repository reads the data")
 	return cmd
@@ -57,10 +60,11 @@ func initCommand(a *app) *cobra.Command {
 type initPlan struct {
 	config, key, repo, state string
 	yaml                     []byte
+	profile, why             string // why: what init found out about it
 }
 
 func (a *app) init(ctx context.Context, f initFlags) error {
-	p, err := a.planInit(f)
+	p, err := a.planInit(ctx, f)
 	if err != nil {
 		return err
 	}
@@ -94,7 +98,7 @@ func (a *app) init(ctx context.Context, f initFlags) error {
 	return a.reportInit(p, f, hex.EncodeToString(secrets.Repository[:]), recipients, made != "")
 }
 
-func (a *app) planInit(f initFlags) (*initPlan, error) {
+func (a *app) planInit(ctx context.Context, f initFlags) (*initPlan, error) {
 	p := &initPlan{config: orDefault(a.flags.config, "lifeboat.yaml")}
 	c := &config{Repository: a.flags.repo}
 	if c.Repository == "" {
@@ -107,17 +111,16 @@ func (a *app) planInit(f initFlags) (*initPlan, error) {
 	if p.repo, err = filepath.Abs(p.repo); err != nil {
 		return nil, err
 	}
-	switch {
-	case f.profile != "generic":
-		return nil, usagef("profile %q is not in this version: use generic", f.profile)
-	case f.plaintext && len(f.recipients) > 0:
+	if f.profile != "" {
+		if err := checkProfile(f.profile); err != nil {
+			return nil, usagef("--profile: %v", err)
+		}
+	}
+	if err := a.checkInitSource(f); err != nil {
+		return nil, err
+	}
+	if f.plaintext && len(f.recipients) > 0 {
 		return nil, usagef("--plaintext and --recipient exclude each other: a plaintext repository is for everybody")
-	case f.source != "" && f.sourceFile != "":
-		return nil, usagef("give one of --source and --source-file")
-	case f.source == "" && f.sourceFile == "" && a.env("LIFEBOAT_SOURCE") == "":
-		return nil, usagef("init needs the database: --source DSN, --source-file FILE or LIFEBOAT_SOURCE")
-	case hasPassword(f.source):
-		return nil, usagef("a password on the command line is seen by every user of this host: put the connection string into a file and give --source-file FILE, or the password into ~/.pgpass or password_file:")
 	}
 	for _, r := range f.recipients {
 		if err := checkRecipient(r); err != nil {
@@ -133,7 +136,47 @@ func (a *app) planInit(f initFlags) (*initPlan, error) {
 	if _, err := agent.LoadSecrets(p.state); !errors.Is(err, agent.ErrState) {
 		return nil, fmt.Errorf("%w: %s is the state of an agent already; put the configuration into another folder (--config)", errRefused, p.state)
 	}
+	if p.profile, p.why, err = a.initProfile(ctx, f); err != nil {
+		return nil, err
+	}
 	return p, p.write(f)
+}
+
+// checkInitSource wants exactly one way to the database.
+func (a *app) checkInitSource(f initFlags) error {
+	switch {
+	case f.homeserver != "" && (f.source != "" || f.sourceFile != ""):
+		return usagef("give one of --homeserver and --source: homeserver.yaml names the database")
+	case f.source != "" && f.sourceFile != "":
+		return usagef("give one of --source and --source-file")
+	case f.homeserver == "" && f.source == "" && f.sourceFile == "" && a.env("LIFEBOAT_SOURCE") == "":
+		return usagef("init needs the database: --homeserver FILE, --source DSN, --source-file FILE or LIFEBOAT_SOURCE")
+	case hasPassword(f.source):
+		return usagef("a password on the command line is seen by every user of this host: put the connection string into a file and give --source-file FILE, or the password into ~/.pgpass or password_file:")
+	}
+	if f.homeserver == "" {
+		return nil
+	}
+	if _, err := synapse.ReadHomeserver(f.homeserver); err != nil {
+		return usageError{err.Error()}
+	}
+	return nil
+}
+
+// initProfile is the one that was asked for, or what the database says it is.
+func (a *app) initProfile(ctx context.Context, f initFlags) (profile, why string, err error) {
+	switch {
+	case f.profile != "":
+		return f.profile, "", nil
+	case f.homeserver != "":
+		return profileSynapse, "", nil
+	}
+	c := &config{Source: f.source, sourceFile: f.sourceFile}
+	if err := a.findSource(c); err != nil {
+		return "", "", err
+	}
+	profile, why = a.detect(ctx, c.Source)
+	return profile, why, nil
 }
 
 // write makes the text of the configuration, up to the recipients.
@@ -148,14 +191,16 @@ func (p *initPlan) write(f initFlags) error {
 		b.Write(line)
 		return err
 	}
-	file := f.sourceFile
-	if file != "" {
-		var err error
-		if file, err = filepath.Abs(file); err != nil {
-			return err
+	for _, file := range []*string{&f.sourceFile, &f.homeserver} {
+		if *file != "" {
+			var err error
+			if *file, err = filepath.Abs(*file); err != nil {
+				return err
+			}
 		}
 	}
-	err := errors.Join(put("source", f.source), put("source_file", file), put("repository", p.repo))
+	err := errors.Join(put("homeserver", f.homeserver), put("source", f.source), put("source_file", f.sourceFile),
+		put("profile", p.profile), put("repository", p.repo))
 	b.WriteString("rpo: 5s            # a commit is in the repository at the latest after this time\n")
 	b.WriteString("wal_budget: 2GiB   # then let go of the slot rather than fill the database's disk\n")
 	p.yaml = b.Bytes()
@@ -202,9 +247,10 @@ func (a *app) reportInit(p *initPlan, f initFlags, id string, recipients []strin
 		Config     string   `json:"config"`
 		Key        string   `json:"key,omitempty"`
 		State      string   `json:"state"`
+		Profile    string   `json:"profile"`
 		Recipients []string `json:"recipients"`
 		Plaintext  bool     `json:"plaintext"`
-	}{Repository: p.repo, ID: id, Config: p.config, State: p.state, Recipients: recipients, Plaintext: f.plaintext}
+	}{Repository: p.repo, ID: id, Config: p.config, State: p.state, Profile: p.profile, Recipients: recipients, Plaintext: f.plaintext}
 	if madeKey {
 		facts.Key = p.key
 	}
@@ -230,6 +276,9 @@ func (a *app) reportInit(p *initPlan, f initFlags, id string, recipients []strin
 		a.fact("Prove that one of them works: lifeboat key test --key FILE")
 	}
 	a.say("")
+	if p.why != "" {
+		a.say("%s", p.why)
+	}
 	a.say("Next: `lifeboat attach --dry-run` shows what changes in the database, `lifeboat attach`")
 	a.say("does it, `lifeboat run` backs up.")
 	return nil

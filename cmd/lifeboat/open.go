@@ -156,8 +156,11 @@ func (a *app) agentOptions(c *config) (agent.Options, error) {
 
 // needSource refuses a command that must reach a database when none is named.
 func needSource(c *config) error {
+	if c.Source == "" && c.homeserverErr != nil {
+		return usageError{c.homeserverErr.Error()}
+	}
 	if c.Source == "" {
-		return usagef("no database is named: set source or source_file in %s, or LIFEBOAT_SOURCE", orDefault(c.Path, "lifeboat.yaml"))
+		return usagef("no database is named: set homeserver, source or source_file in %s, or LIFEBOAT_SOURCE", orDefault(c.Path, "lifeboat.yaml"))
 	}
 	return nil
 }

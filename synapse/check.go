@@ -1,0 +1,112 @@
+package synapse
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Finding is one check of a live homeserver: State is ok, warn or fail.
+type Finding struct{ Name, State, Why, Mend string }
+
+// Check is a question to a live database and what its answer means.
+type Check struct {
+	// SQL is one statement that reads.
+	SQL string
+	// Judge takes its rows, as text.
+	Judge func(rows [][]string) Finding
+}
+
+// TablesSQL lists all tables, schema and name; see [Detect] and [Unknown].
+const TablesSQL = `SELECT n.nspname, c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+	WHERE c.relkind IN ('r', 'p') AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' ORDER BY 1, 2`
+
+// DetectIn is [Detect] over the rows of [TablesSQL].
+func DetectIn(rows [][]string) bool {
+	return Detect(func(schema, table string) bool {
+		return slices.ContainsFunc(rows, func(r []string) bool { return r[0] == schema && r[1] == table })
+	})
+}
+
+// Unknown gives the tables among the rows of [TablesSQL] that no row of [Tables]
+// names, in schema public, where Synapse's are.
+func Unknown(rows [][]string) []string {
+	var out []string
+	for _, r := range rows {
+		if _, known := Named(r[1]); r[0] == "public" && !known {
+			out = append(out, r[1])
+		}
+	}
+	return out
+}
+
+// Checks are the questions to the database of a homeserver; h is nil when no
+// configuration is known.
+func Checks(h *Homeserver) []Check {
+	checks := []Check{
+		{TablesSQL, judgeTables},
+		{`SELECT pg_catalog.pg_encoding_to_char(encoding), datcollate, datctype FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()`, h.judgeLocale},
+	}
+	if h != nil {
+		// The same row that Synapse looks at when it starts
+		// (synapse/storage/prepare_database.py, check_database_before_upgrade).
+		checks = append(checks, Check{`SELECT name FROM public.users LIMIT 1`, h.judgeName})
+	}
+	return checks
+}
+
+func judgeTables(rows [][]string) Finding {
+	f := Finding{Name: "tables of Synapse", State: "ok"}
+	if !DetectIn(rows) {
+		f.State, f.Why = "fail", "the database has no tables of Synapse in schema public"
+		f.Mend = "name Synapse's database, or set profile: generic"
+		return f
+	}
+	unknown := Unknown(rows)
+	if len(unknown) == 0 {
+		f.Why = fmt.Sprintf("all are known (as of Synapse %s)", Version)
+		return f
+	}
+	const most = 10
+	more := ""
+	if n := len(unknown); n > most {
+		unknown, more = unknown[:most], fmt.Sprintf(" and %d more", n-most)
+	}
+	f.Why = "not known to this version, so captured and restored in full like every other: " + strings.Join(unknown, ", ") + more +
+		"; a newer Synapse or a module made them"
+	return f
+}
+
+func (h *Homeserver) judgeLocale(rows [][]string) Finding {
+	f := Finding{Name: "locale of the database", State: "ok"}
+	if len(rows) != 1 {
+		f.State, f.Why = "warn", "pg_database does not say"
+		return f
+	}
+	encoding, collate, ctype := rows[0][0], rows[0][1], rows[0][2]
+	f.Why = fmt.Sprintf("%s, collation %s, character type %s", encoding, collate, ctype)
+	const create = "createdb --encoding=UTF8 --locale=C --template=template0"
+	switch {
+	case encoding != "UTF8":
+		f.State, f.Why, f.Mend = "fail", f.Why+": Synapse starts with UTF8 only", "restore into a database made with "+create
+	case collate != "C" || ctype != "C":
+		f.State = "warn"
+		f.Why += ": Synapse starts with C only, unless allow_unsafe_locale is set, and an upgrade of the C library can break indexes in another"
+		f.Mend = "restore into a database made with " + create + "; indexes are built anew there"
+	}
+	return f
+}
+
+func (h *Homeserver) judgeName(rows [][]string) Finding {
+	f := Finding{Name: "server name", State: "ok", Why: h.ServerName + ", but the database has no users yet"}
+	if len(rows) == 0 {
+		return f
+	}
+	_, domain, _ := strings.Cut(rows[0][0], ":")
+	if f.Why = h.ServerName + ", and so are the users"; domain != h.ServerName {
+		f.State = "fail"
+		f.Why = fmt.Sprintf("the configuration is %s's and the users are %s's: Synapse does not start on this database", h.ServerName, domain)
+		f.Mend = "name the homeserver.yaml of this database, or the database of this homeserver.yaml"
+	}
+	return f
+}
