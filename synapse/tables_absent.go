@@ -52,15 +52,15 @@ func absentTables() []Table {
 		},
 		{
 			Name: "state_compressor_state", Category: Ephemeral,
-			Reason: "rust-synapse-compress-state: how far it is", Absent: true, Source: "matrix-org/rust-synapse-compress-state, auto_compressor",
+			Reason: "rust-synapse-compress-state: how far it is", Absent: true, Source: "github.com/matrix-org/rust-synapse-compress-state",
 		},
 		{
 			Name: "state_compressor_progress", Category: Ephemeral,
-			Reason: "as state_compressor_state", Absent: true, Source: "matrix-org/rust-synapse-compress-state, auto_compressor",
+			Reason: "as state_compressor_state", Absent: true, Source: "github.com/matrix-org/rust-synapse-compress-state",
 		},
 		{
 			Name: "state_compressor_total_progress", Category: Ephemeral,
-			Reason: "as state_compressor_state", Absent: true, Source: "matrix-org/rust-synapse-compress-state, auto_compressor",
+			Reason: "as state_compressor_state", Absent: true, Source: "github.com/matrix-org/rust-synapse-compress-state",
 		},
 	}
 }
