@@ -1,0 +1,311 @@
+package homeserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Load is a mixed load by many clients: what people do with a homeserver, from
+// messages to key claims, while an admin purges history and deletes rooms.
+type Load struct {
+	// Seed makes each user's choices; how they interleave is the machine's affair.
+	Seed uint64
+	// Users at work; default 8. They are named PREFIX0, PREFIX1, …
+	Users  int
+	Prefix string // default "user"
+	// Pause of each user between two steps, on average; default 100 ms. A rate that a
+	// laptop can follow matters more than speed.
+	Pause time.Duration
+	// Purge is how often an admin purges the history of a room and deletes another
+	// with purge; default never.
+	Purge time.Duration
+}
+
+// Result is what a load did.
+type Result struct {
+	Done    map[string]int // steps by kind that were answered with success
+	Refused map[string]int // by kind and errcode: answers of 4xx, which races explain
+	// Failures are steps that ended otherwise; answers of 500 and above are among the
+	// server's Faults too.
+	Failures []string
+	Users    []*Client
+	Rooms    []string // that still exist
+	Deleted  []string // rooms that were deleted with purge
+}
+
+// Total is the number of steps that succeeded.
+func (r *Result) Total() int {
+	n := 0
+	for _, k := range r.Done {
+		n += k
+	}
+	return n
+}
+
+// world is what the users of one load share.
+type world struct {
+	load   Load
+	server *Server
+	admin  *Client
+
+	mu     sync.Mutex
+	rooms  []*place
+	users  []*person
+	result *Result
+}
+
+// place is a room of the world. Whoever acts in it holds gone for reading, so that
+// it is deleted between acts: what a delete under an act answers is the server's
+// affair, not ours.
+type place struct {
+	id        string
+	encrypted bool
+	gone      sync.RWMutex
+
+	mu      sync.Mutex
+	deleted bool
+	events  []string        // messages, the newest last
+	members map[string]bool // user ids
+}
+
+// person is a user of the world, used by one goroutine.
+type person struct {
+	*Client
+	world   *world
+	rng     *rand.Rand
+	since   string
+	uploads []string
+	backup  string
+	signed  bool
+	n       int
+}
+
+// Run makes the users and their rooms, and lets them work until ctx is done. An
+// error says that the load could not begin; what happened later is in the result.
+func (l Load) Run(ctx context.Context, admin *Client) (*Result, error) {
+	if l.Users == 0 {
+		l.Users = 8
+	}
+	if l.Prefix == "" {
+		l.Prefix = "user"
+	}
+	if l.Pause == 0 {
+		l.Pause = 100 * time.Millisecond
+	}
+	w := &world{load: l, server: admin.server, admin: admin, result: &Result{Done: map[string]int{}, Refused: map[string]int{}}}
+	if err := w.begin(ctx); err != nil {
+		return nil, fmt.Errorf("begin the load: %w", err)
+	}
+	var all sync.WaitGroup
+	for _, p := range w.users {
+		all.Go(func() { p.live(ctx) })
+	}
+	if l.Purge > 0 {
+		all.Go(func() { w.clean(ctx) })
+	}
+	all.Wait()
+	for _, r := range w.rooms {
+		w.result.Rooms = append(w.result.Rooms, r.id)
+	}
+	return w.result, nil
+}
+
+// begin makes the users, a room for all, and an encrypted one for each pair.
+func (w *world) begin(ctx context.Context) error {
+	for i := range w.load.Users {
+		name := fmt.Sprintf("%s%d", w.load.Prefix, i)
+		c, err := w.server.Register(ctx, name, "the password of "+name, false)
+		if err != nil {
+			return err
+		}
+		if _, err := c.UploadKeys(ctx, 20, i%2 == 0); err != nil {
+			return err
+		}
+		p := &person{Client: c, world: w, rng: rand.New(rand.NewPCG(w.load.Seed, uint64(i)))}
+		w.users = append(w.users, p)
+		w.result.Users = append(w.result.Users, c)
+	}
+	if err := w.open(ctx, w.users[0], Room{Name: "Everybody", Public: true}, w.users[1:]...); err != nil {
+		return err
+	}
+	for i := 0; i+1 < len(w.users); i += 2 {
+		if err := w.open(ctx, w.users[i], Room{Direct: true, Encrypted: true}, w.users[i+1]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// open makes a room that others join at once.
+func (w *world) open(ctx context.Context, by *person, r Room, others ...*person) error {
+	for _, p := range others {
+		r.Invite = append(r.Invite, p.UserID)
+	}
+	id, err := by.CreateRoom(ctx, r)
+	if err != nil {
+		return err
+	}
+	room := &place{id: id, encrypted: r.Encrypted, members: map[string]bool{by.UserID: true}}
+	for _, p := range others {
+		if _, err := p.Join(ctx, id); err != nil {
+			return err
+		}
+		room.members[p.UserID] = true
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.rooms = append(w.rooms, room)
+	return nil
+}
+
+// live takes steps until ctx is done: each kind once, then as the weights say.
+func (p *person) live(ctx context.Context) {
+	steps := steps()
+	var weighted []int
+	for i, s := range steps {
+		weighted = append(weighted, slices.Repeat([]int{i}, s.weight)...)
+	}
+	first := p.rng.Perm(len(steps))
+	for ctx.Err() == nil {
+		i := weighted[p.rng.IntN(len(weighted))]
+		if len(first) > 0 {
+			i, first = first[0], first[1:]
+		}
+		p.world.count(ctx, steps[i].name, steps[i].do(ctx, p))
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Duration(p.rng.Int64N(int64(2 * p.world.load.Pause)))):
+		}
+	}
+}
+
+// errIdle: there was nothing to do this step to.
+var errIdle = errors.New("nothing to do")
+
+// count files the outcome of a step. What the end of the load cut off is nothing.
+func (w *world) count(ctx context.Context, kind string, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var e *Error
+	switch {
+	case err == nil:
+		w.result.Done[kind]++
+	case errors.Is(err, errIdle), ctx.Err() != nil:
+	case errors.As(err, &e) && e.Status < 500:
+		w.result.Refused[kind+": "+e.Code]++
+	default:
+		w.result.Failures = append(w.result.Failures, fmt.Sprintf("%s: %v", kind, err))
+	}
+}
+
+// somewhere gives a room that the person is in, held against deletion until the
+// call of leave.
+func (p *person) somewhere() (room *place, leave func()) {
+	return p.find(func(r *place) bool { return r.members[p.UserID] })
+}
+
+func (p *person) find(ok func(*place) bool) (room *place, leave func()) {
+	w := p.world
+	w.mu.Lock()
+	rooms := slices.Clone(w.rooms)
+	w.mu.Unlock()
+	for _, i := range p.rng.Perm(len(rooms)) {
+		r := rooms[i]
+		if !r.gone.TryRLock() {
+			continue
+		}
+		r.mu.Lock()
+		fits := !r.deleted && ok(r)
+		r.mu.Unlock()
+		if fits {
+			return r, r.gone.RUnlock
+		}
+		r.gone.RUnlock()
+	}
+	return nil, nil
+}
+
+// remember adds a message to the room's list, which keeps the newest.
+func (r *place) remember(id string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.events = append(r.events, id); len(r.events) > 200 {
+		r.events = slices.Clone(r.events[100:])
+	}
+}
+
+// some gives one of the newest messages, "" when there is none.
+func (r *place) some(rng *rand.Rand) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	newest := r.events[max(0, len(r.events)-20):]
+	if len(newest) == 0 {
+		return ""
+	}
+	return newest[rng.IntN(len(newest))]
+}
+
+// clean is the admin at work: every so often the history of a room is purged and
+// another room is deleted with purge. Work that has begun is waited for.
+func (w *world) clean(ctx context.Context) {
+	rng := rand.New(rand.NewPCG(w.load.Seed, 1<<32))
+	tick := time.NewTicker(w.load.Purge)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		work, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		w.count(work, "purge history", w.purge(work, rng))
+		w.count(work, "delete room", w.remove(work, rng))
+		cancel()
+	}
+}
+
+func (w *world) purge(ctx context.Context, rng *rand.Rand) error {
+	w.mu.Lock()
+	room := w.rooms[rng.IntN(len(w.rooms))]
+	w.mu.Unlock()
+	room.mu.Lock()
+	n := len(room.events)
+	if n < 4 {
+		room.mu.Unlock()
+		return errIdle
+	}
+	before := room.events[n/2]
+	room.events = slices.Clone(room.events[n/2:])
+	room.mu.Unlock()
+	return w.admin.PurgeHistory(ctx, room.id, before)
+}
+
+// remove deletes a room that is not the first, after its last act.
+func (w *world) remove(ctx context.Context, rng *rand.Rand) error {
+	w.mu.Lock()
+	if len(w.rooms) < 4 {
+		w.mu.Unlock()
+		return errIdle
+	}
+	i := 1 + rng.IntN(len(w.rooms)-1)
+	room := w.rooms[i]
+	w.rooms = slices.Delete(w.rooms, i, i+1)
+	w.mu.Unlock()
+	room.gone.Lock()
+	defer room.gone.Unlock()
+	room.mu.Lock()
+	room.deleted = true
+	room.mu.Unlock()
+	err := w.admin.DeleteRoom(ctx, room.id, true)
+	if err == nil {
+		w.mu.Lock()
+		w.result.Deleted = append(w.result.Deleted, room.id)
+		w.mu.Unlock()
+	}
+	return err
+}
