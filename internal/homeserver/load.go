@@ -24,6 +24,9 @@ type Load struct {
 	// Purge is how often an admin purges the history of a room and deletes another
 	// with purge; default never.
 	Purge time.Duration
+	// Enough, if any, ends the load before ctx does. It is asked after every step with
+	// the count of successes by kind, by one goroutine at a time, and keeps nothing.
+	Enough func(done map[string]int) bool
 }
 
 // Result is what a load did.
@@ -52,26 +55,38 @@ type world struct {
 	load   Load
 	server *Server
 	admin  *Client
+	// quiet is held for writing while an admin purges, for reading by a sync. Synapse
+	// 1.163.2 answers 500 by itself when events vanish under a reader (KeyError in
+	// filter_and_transform_events_for_client); a load that met it would say nothing
+	// about what runs beside the homeserver. The purged room is held the same way, by
+	// its gone.
+	quiet sync.RWMutex
 
 	mu     sync.Mutex
+	stop   context.CancelFunc
 	rooms  []*place
 	users  []*person
 	result *Result
 }
 
 // place is a room of the world. Whoever acts in it holds gone for reading, so that
-// it is deleted between acts: what a delete under an act answers is the server's
-// affair, not ours.
+// it is purged or deleted between acts; the other rooms go on.
 type place struct {
 	id        string
 	encrypted bool
+	public    bool
+	creator   string
 	gone      sync.RWMutex
 
 	mu      sync.Mutex
 	deleted bool
-	events  []string        // messages, the newest last
-	members map[string]bool // user ids
+	events  []message // the newest last
+	members map[string]bool
+	guests  map[string]bool // who may join: invited ones
 }
+
+// message is one that somebody may answer, or its author take back.
+type message struct{ id, by string }
 
 // person is a user of the world, used by one goroutine.
 type person struct {
@@ -101,6 +116,8 @@ func (l Load) Run(ctx context.Context, admin *Client) (*Result, error) {
 	if err := w.begin(ctx); err != nil {
 		return nil, fmt.Errorf("begin the load: %w", err)
 	}
+	ctx, w.stop = context.WithCancel(ctx)
+	defer w.stop()
 	var all sync.WaitGroup
 	for _, p := range w.users {
 		all.Go(func() { p.live(ctx) })
@@ -133,6 +150,11 @@ func (w *world) begin(ctx context.Context) error {
 	if err := w.open(ctx, w.users[0], Room{Name: "Everybody", Public: true}, w.users[1:]...); err != nil {
 		return err
 	}
+	for range 8 { // something to answer, to edit, to purge
+		if err := say(ctx, w.users[0], w.rooms[0]); err != nil {
+			return err
+		}
+	}
 	for i := 0; i+1 < len(w.users); i += 2 {
 		if err := w.open(ctx, w.users[i], Room{Direct: true, Encrypted: true}, w.users[i+1]); err != nil {
 			return err
@@ -150,7 +172,10 @@ func (w *world) open(ctx context.Context, by *person, r Room, others ...*person)
 	if err != nil {
 		return err
 	}
-	room := &place{id: id, encrypted: r.Encrypted, members: map[string]bool{by.UserID: true}}
+	room := &place{
+		id: id, encrypted: r.Encrypted, public: r.Public, creator: by.UserID,
+		members: map[string]bool{by.UserID: true}, guests: map[string]bool{},
+	}
 	for _, p := range others {
 		if _, err := p.Join(ctx, id); err != nil {
 			return err
@@ -195,6 +220,9 @@ func (w *world) count(ctx context.Context, kind string, err error) {
 	switch {
 	case err == nil:
 		w.result.Done[kind]++
+		if w.load.Enough != nil && w.load.Enough(w.result.Done) {
+			w.stop()
+		}
 	case errors.Is(err, errIdle), ctx.Err() != nil:
 	case errors.As(err, &e) && e.Status < 500:
 		w.result.Refused[kind+": "+e.Code]++
@@ -231,23 +259,27 @@ func (p *person) find(ok func(*place) bool) (room *place, leave func()) {
 }
 
 // remember adds a message to the room's list, which keeps the newest.
-func (r *place) remember(id string) {
+func (r *place) remember(id, by string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.events = append(r.events, id); len(r.events) > 200 {
+	if r.events = append(r.events, message{id, by}); len(r.events) > 200 {
 		r.events = slices.Clone(r.events[100:])
 	}
 }
 
-// some gives one of the newest messages, "" when there is none.
-func (r *place) some(rng *rand.Rand) string {
+// some gives one of the newest messages, of an author if by is not "", or "" when
+// there is none.
+func (r *place) some(rng *rand.Rand, by string) string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	newest := r.events[max(0, len(r.events)-20):]
+	newest := slices.Clone(r.events[max(0, len(r.events)-40):])
+	if by != "" {
+		newest = slices.DeleteFunc(newest, func(m message) bool { return m.by != by })
+	}
 	if len(newest) == 0 {
 		return ""
 	}
-	return newest[rng.IntN(len(newest))]
+	return newest[rng.IntN(len(newest))].id
 }
 
 // clean is the admin at work: every so often the history of a room is purged and
@@ -269,17 +301,25 @@ func (w *world) clean(ctx context.Context) {
 	}
 }
 
+// purge takes the older half of what is remembered of the first room, or of another.
 func (w *world) purge(ctx context.Context, rng *rand.Rand) error {
 	w.mu.Lock()
-	room := w.rooms[rng.IntN(len(w.rooms))]
+	room := w.rooms[0]
+	if rng.IntN(2) == 0 {
+		room = w.rooms[rng.IntN(len(w.rooms))]
+	}
 	w.mu.Unlock()
+	room.gone.Lock()
+	defer room.gone.Unlock()
+	w.quiet.Lock()
+	defer w.quiet.Unlock()
 	room.mu.Lock()
 	n := len(room.events)
 	if n < 4 {
 		room.mu.Unlock()
 		return errIdle
 	}
-	before := room.events[n/2]
+	before := room.events[n/2].id
 	room.events = slices.Clone(room.events[n/2:])
 	room.mu.Unlock()
 	return w.admin.PurgeHistory(ctx, room.id, before)
@@ -298,6 +338,8 @@ func (w *world) remove(ctx context.Context, rng *rand.Rand) error {
 	w.mu.Unlock()
 	room.gone.Lock()
 	defer room.gone.Unlock()
+	w.quiet.Lock()
+	defer w.quiet.Unlock()
 	room.mu.Lock()
 	room.deleted = true
 	room.mu.Unlock()

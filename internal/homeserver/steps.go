@@ -23,7 +23,7 @@ type step struct {
 func steps() []step {
 	return []step{
 		{"message", 20, inRoom(say)},
-		{"edit", 5, on(func(ctx context.Context, p *person, r *place, event string) error {
+		{"edit", 5, onOwn(func(ctx context.Context, p *person, r *place, event string) error {
 			_, err := p.Edit(ctx, r.id, event, p.words())
 			return err
 		})},
@@ -35,7 +35,7 @@ func steps() []step {
 			_, err := p.Thread(ctx, r.id, event, p.words())
 			return err
 		})},
-		{"redaction", 4, on(func(ctx context.Context, p *person, r *place, event string) error {
+		{"redaction", 4, onOwn(func(ctx context.Context, p *person, r *place, event string) error {
 			_, err := p.Redact(ctx, r.id, event, "a slip")
 			return err
 		})},
@@ -54,7 +54,7 @@ func steps() []step {
 			_, err := p.Messages(ctx, r.id, 50)
 			return err
 		})},
-		{"state", 3, inRoom(state)},
+		{"state", 3, state},
 		{"alias", 1, inRoom(func(ctx context.Context, p *person, r *place) error {
 			return p.SetAlias(ctx, "#"+p.unique("alias")+":"+p.server.name, r.id)
 		})},
@@ -114,9 +114,24 @@ func inRoom(do func(context.Context, *person, *place) error) func(context.Contex
 // on makes a step of an act on some message.
 func on(do func(ctx context.Context, p *person, r *place, event string) error) func(context.Context, *person) error {
 	return inRoom(func(ctx context.Context, p *person, r *place) error {
-		event := r.some(p.rng)
+		event := r.some(p.rng, "")
 		if event == "" {
 			return errIdle
+		}
+		return do(ctx, p, r, event)
+	})
+}
+
+// onOwn makes a step of an act on a message of the person's own; where there is
+// none it says something first.
+func onOwn(do func(ctx context.Context, p *person, r *place, event string) error) func(context.Context, *person) error {
+	return inRoom(func(ctx context.Context, p *person, r *place) error {
+		event := r.some(p.rng, p.UserID)
+		if event == "" {
+			if err := say(ctx, p, r); err != nil {
+				return err
+			}
+			event = r.some(p.rng, p.UserID)
 		}
 		return do(ctx, p, r, event)
 	})
@@ -162,12 +177,18 @@ func say(ctx context.Context, p *person, r *place) error {
 		id, err = p.Say(ctx, r.id, p.words())
 	}
 	if err == nil {
-		r.remember(id)
+		r.remember(id, p.UserID)
 	}
 	return err
 }
 
-func state(ctx context.Context, p *person, r *place) error {
+// state sets the topic where the person may: a creator.
+func state(ctx context.Context, p *person) error {
+	r, away := p.find(func(r *place) bool { return r.creator == p.UserID && r.members[p.UserID] })
+	if r == nil {
+		return errIdle
+	}
+	defer away()
 	_, err := p.SendState(ctx, r.id, "m.room.topic", "", map[string]any{"topic": p.words()})
 	return err
 }
@@ -180,11 +201,17 @@ func invite(ctx context.Context, p *person, r *place) error {
 	if in {
 		return errIdle
 	}
-	return p.Invite(ctx, r.id, o.UserID)
+	err := p.Invite(ctx, r.id, o.UserID)
+	if err == nil {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.guests[o.UserID] = true
+	}
+	return err
 }
 
 func join(ctx context.Context, p *person) error {
-	room, away := p.find(func(r *place) bool { return !r.members[p.UserID] })
+	room, away := p.find(func(r *place) bool { return !r.members[p.UserID] && (r.public || r.guests[p.UserID]) })
 	if room == nil {
 		return errIdle
 	}
@@ -195,6 +222,7 @@ func join(ctx context.Context, p *person) error {
 	room.mu.Lock()
 	defer room.mu.Unlock()
 	room.members[p.UserID] = true
+	delete(room.guests, p.UserID)
 	return nil
 }
 
@@ -234,6 +262,8 @@ func backUp(ctx context.Context, p *person, r *place) error {
 }
 
 func catchUp(ctx context.Context, p *person) error {
+	p.world.quiet.RLock()
+	defer p.world.quiet.RUnlock()
 	u, err := p.Sync(ctx, p.since, 50*time.Millisecond)
 	if err == nil {
 		p.since = u.Next
@@ -308,7 +338,10 @@ func login(ctx context.Context, p *person) error {
 	if _, err := c.UploadKeys(ctx, 2, false); err != nil {
 		return err
 	}
-	if _, err := c.Sync(ctx, "", 0); err != nil {
+	p.world.quiet.RLock()
+	_, err = c.Sync(ctx, "", 0)
+	p.world.quiet.RUnlock()
+	if err != nil {
 		return err
 	}
 	if p.rng.IntN(3) == 0 {
