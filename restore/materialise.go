@@ -20,15 +20,15 @@ import (
 )
 
 // Materialise executes the plan in an empty database: schema without indexes,
-// rows in parallel, sequences, indexes and constraints, statistics, and every
-// table read back and held against its digest, beside the other steps as soon as
-// it is loaded. A failure at any moment leaves the
+// rows in parallel, sequences, indexes and constraints, statistics, every table
+// read back and held against its digest, beside the other steps as soon as it is
+// loaded, and then the aftercare. A failure at any moment leaves the
 // target visibly unfinished (P3); the report says how far it got.
 func (p *Plan) Materialise(ctx context.Context, dsn string, s *history.Secrets, pr Progress) (*Report, error) {
 	if pr == nil {
 		pr = NoProgress{}
 	}
-	report := &Report{Point: p.Point, Took: map[Phase]time.Duration{}}
+	report := &Report{Point: p.Point, Mode: p.Mode, Took: map[Phase]time.Duration{}}
 	db, err := connect(ctx, dsn)
 	if err != nil {
 		return report, err
@@ -127,6 +127,9 @@ func (r *run) all(ctx context.Context) (err error) {
 	if n := len(r.report.Failed); n > 0 {
 		return fmt.Errorf("restore into database %s: %w: the target refused %d statements of the schema, the first: %s: %s; the rows are proven, the target stays marked as unfinished",
 			r.db.name, ErrLosses, n, r.report.Failed[0].Error, firstLine(r.report.Failed[0].Statement))
+	}
+	if err := r.after(ctx); err != nil {
+		return err
 	}
 	if err := r.db.finish(ctx, r.conn, history.Parent{ID: r.plan.view.ID, At: r.plan.Point.LSN}); err != nil {
 		return err

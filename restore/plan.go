@@ -9,6 +9,7 @@ import (
 
 	"lifeboat.im/lifeboat/history"
 	"lifeboat.im/lifeboat/record"
+	"lifeboat.im/lifeboat/synapse"
 )
 
 // Plan is what a restore will do, computed before anything is touched. It is
@@ -16,6 +17,8 @@ import (
 type Plan struct {
 	Lineage string `json:"lineage"`
 	Point   Point  `json:"point"`
+	// Mode is what is done to the rows after they were proven.
+	Mode synapse.Mode `json:"mode"`
 	// SchemaFrom and SchemaUntil say where the schema is certain.
 	SchemaFrom  record.LSN  `json:"schema_from"`
 	SchemaUntil record.LSN  `json:"schema_until"`
@@ -65,8 +68,12 @@ func NewPlan(ctx context.Context, v *history.View, p Point, o Options) (*Plan, e
 		}
 		return nil, e
 	}
+	mode, err := chooseMode(st.schema, p, o)
+	if err != nil {
+		return nil, fmt.Errorf("plan restore of %s: %w", p.LSN, err)
+	}
 	plan := &Plan{
-		Lineage: v.ID.String(), Point: p, SchemaFrom: st.info.From, SchemaUntil: st.info.Until, Tables: st.tables,
+		Lineage: v.ID.String(), Point: p, Mode: mode, SchemaFrom: st.info.From, SchemaUntil: st.info.Until, Tables: st.tables,
 		Incomplete: st.incomplete, Notes: st.notes, view: v, schema: st.schema, options: o, now: time.Now,
 	}
 	plan.measure()

@@ -23,6 +23,7 @@ func (p *Plan) String() string {
 			line("            lsn:%s (transaction %d, committed %s) is left out", c.End, c.XID, c.Time)
 		}
 	}
+	line("  mode      %s", p.Mode)
 	line("  schema    certain from %s to %s", p.SchemaFrom, p.SchemaUntil)
 	line("  rows      %d tables, %d rows, %s of copies", len(p.Tables), p.Rows, mib(p.Bytes))
 	line("  changes   up to %d records, %s", p.Records, mib(p.RecordBytes))

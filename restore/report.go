@@ -6,7 +6,9 @@ import (
 	"strings"
 	"time"
 
+	"lifeboat.im/lifeboat/history"
 	"lifeboat.im/lifeboat/record"
+	"lifeboat.im/lifeboat/synapse"
 )
 
 // The errors of this package. Damage wraps chunkstore.ErrDamaged and names the
@@ -26,6 +28,11 @@ var (
 	// ErrLosses: the rows are there and proven, but statements of the schema failed;
 	// the report names them and the target stays marked unfinished (exit code 3).
 	ErrLosses = errors.New("restored with losses")
+	// ErrMode: the mode does not fit the database (exit code 2).
+	ErrMode = errors.New("mode does not fit")
+	// ErrNotNewest: a move of an older point than the newest commit, which would lose
+	// what came after it without a word (exit code 4).
+	ErrNotNewest = errors.New("not the newest commit")
 )
 
 // Options say how to plan and materialise.
@@ -33,6 +40,12 @@ type Options struct {
 	// AcceptIncomplete restores tables that are not exact at the point as best
 	// known; plan and report name them.
 	AcceptIncomplete bool
+	// Mode says what is done to the rows after they were proven; "" chooses: rollback
+	// for a Synapse, raw for any other database.
+	Mode synapse.Mode
+	// Branches are the other lineages of the repository that descend from the same
+	// database: values of their sequences were handed out too.
+	Branches []*history.View
 	// Only restores the rows of these tables alone ("schema.name"); the schema is
 	// whole. Empty: all.
 	Only []string
@@ -62,6 +75,7 @@ const (
 	PhaseChanges  Phase = "apply changes"
 	PhaseIndexes  Phase = "indexes and constraints"
 	PhaseVerify   Phase = "verify" // beside it ANALYZE
+	PhaseAfter    Phase = "aftercare"
 	PhaseFinished Phase = "finished"
 )
 
@@ -120,6 +134,11 @@ type Report struct {
 	Sequences int           `json:"sequences"`
 	Rows      int64         `json:"rows"`
 	Bytes     int64         `json:"bytes"`
+	// Mode is what was done to the rows after they were proven, Aftercare the steps.
+	Mode      synapse.Mode `json:"mode"`
+	Aftercare []StepReport `json:"aftercare,omitempty"`
+	// Loss is what a rollback undid; nil in the other modes.
+	Loss *synapse.Loss `json:"loss,omitempty"`
 	// Notes are sentences about what is not as it was at the source: ownership,
 	// privileges, tables that are incomplete, publications left out.
 	Notes []string `json:"notes,omitempty"`

@@ -1,0 +1,205 @@
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"lifeboat.im/lifeboat/history"
+	"lifeboat.im/lifeboat/record"
+	"lifeboat.im/lifeboat/synapse"
+)
+
+// StepReport is what became of one step of the aftercare.
+type StepReport struct {
+	Name string `json:"name"`
+	Why  string `json:"why"`
+	// Rows is how many rows were changed, or found by a step that only looks.
+	Rows int64 `json:"rows"`
+	// Columns and Details list them, where the step says which.
+	Columns []string   `json:"columns,omitempty"`
+	Details [][]string `json:"details,omitempty"`
+	// Heed: a person should read it.
+	Heed bool `json:"heed,omitempty"`
+}
+
+// maxDetails bounds the rows that a step's report lists.
+const maxDetails = 1000
+
+// chooseMode gives the mode of a plan: the one that is asked for, if it fits.
+func chooseMode(schema *history.Schema, p Point, o Options) (synapse.Mode, error) {
+	homeserver := len(o.Only) == 0 && synapse.Detect(func(schemaName, table string) bool {
+		return slices.ContainsFunc(schema.Tables, func(t history.SchemaTable) bool { return t.Schema == schemaName && t.Name == table })
+	})
+	switch {
+	case o.Mode == "" && homeserver:
+		return synapse.Rollback, nil
+	case o.Mode == "":
+		return synapse.Raw, nil
+	case o.Mode == synapse.Rollback && !homeserver:
+		return "", fmt.Errorf("%w: a rollback does to the rows what a Synapse needs, and the tables of this point are not a Synapse's; raw restores them as they were", ErrMode)
+	case o.Mode == synapse.Move && !p.Newest:
+		return "", fmt.Errorf("mode move: %w: a move is for the point at which the old server was stopped, and there are later commits than %s, which would be lost; "+
+			"--at latest moves, --mode rollback goes back", ErrNotNewest, p)
+	}
+	return o.Mode, nil
+}
+
+// after does to the proven rows what the mode asks for, in one transaction. A crash
+// in it, or right after it, leaves a restore that is visibly unfinished (P3).
+func (r *run) after(ctx context.Context) error {
+	if r.plan.Mode != synapse.Rollback {
+		return nil
+	}
+	began := r.plan.now()
+	if err := r.db.phase(ctx, r.conn, PhaseAfter); err != nil {
+		return fmt.Errorf("note the phase in the target: %w", err)
+	}
+	r.progress.Start(PhaseAfter, 0)
+	steps, err := r.aftercare(ctx)
+	if err != nil {
+		return fmt.Errorf("prepare the aftercare: %w", err)
+	}
+	if err := r.steps(ctx, steps); err != nil {
+		return errors.Join(err, runSQL(ctx, r.conn, "ROLLBACK"))
+	}
+	r.report.Took[PhaseAfter] = r.plan.now().Sub(began)
+	return nil
+}
+
+// aftercare gathers what the steps depend on, and with it the loss report.
+func (r *run) aftercare(ctx context.Context) ([]synapse.Step, error) {
+	restored, err := r.restored(ctx)
+	if err != nil {
+		return nil, err
+	}
+	name := ""
+	if slices.Contains(restored.Columns["users"], "name") {
+		rows, err := query(ctx, r.conn, "SELECT name FROM public.users WHERE name IS NOT NULL LIMIT 1")
+		if err != nil {
+			return nil, err
+		}
+		if len(rows) > 0 {
+			name = synapse.Domain(rows[0][0])
+		}
+	}
+	since, err := r.plan.since(ctx, name, r.progress.Add)
+	if err != nil {
+		return nil, err
+	}
+	if name != "" && slices.Contains(restored.Columns["current_state_events"], "membership") {
+		rows, err := query(ctx, r.conn, `SELECT DISTINCT room_id FROM public.current_state_events
+WHERE type = 'm.room.member' AND membership = 'join' AND pg_catalog.substr(state_key, pg_catalog.strpos(state_key, ':') + 1) <> `+literal(name))
+		if err != nil {
+			return nil, err
+		}
+		rooms := make([]string, len(rows))
+		for i, row := range rows {
+			rooms[i] = row[0]
+		}
+		since.Held(rooms)
+	}
+	r.report.Loss = since.Loss()
+	restored.DelayedGone = since.DelayedGone()
+	if restored.Newest, err = r.plan.handedOut(ctx); err != nil {
+		return nil, err
+	}
+	for name, v := range since.Newest() {
+		restored.Newest[name] = max(restored.Newest[name], v)
+	}
+	return synapse.Aftercare(r.plan.Mode, restored), nil
+}
+
+// restored reads the target's catalog.
+func (r *run) restored(ctx context.Context) (out synapse.Restored, err error) {
+	out.Columns, out.ReferencedBy = map[string][]string{}, map[string][]string{}
+	rows, err := query(ctx, r.conn, `SELECT c.relkind, c.relname, a.attname FROM pg_catalog.pg_class c
+LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+WHERE c.relnamespace = 'public'::pg_catalog.regnamespace AND c.relkind IN ('r', 'p', 'S') ORDER BY c.relname, a.attnum`)
+	if err != nil {
+		return out, err
+	}
+	for _, row := range rows {
+		if row[0] != "S" {
+			out.Columns[row[1]] = append(out.Columns[row[1]], row[2])
+		} else if !slices.Contains(out.Sequences, row[1]) {
+			out.Sequences = append(out.Sequences, row[1])
+		}
+	}
+	rows, err = query(ctx, r.conn, `SELECT DISTINCT f.relname, CASE WHEN n.nspname = 'public' THEN c.relname ELSE n.nspname || '.' || c.relname END
+FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_class f ON f.oid = k.confrelid JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE k.contype = 'f' AND f.relnamespace = 'public'::pg_catalog.regnamespace`)
+	for _, row := range rows {
+		out.ReferencedBy[row[0]] = append(out.ReferencedBy[row[0]], row[1])
+	}
+	return out, err
+}
+
+// handedOut gives, by name, the greatest value that any sample of a sequence of
+// schema public has, in this lineage and in its branches, at any time.
+func (p *Plan) handedOut(ctx context.Context) (map[string]int64, error) {
+	out := map[string]int64{}
+	for _, v := range append([]*history.View{p.view}, p.options.Branches...) {
+		after, newest, err := v.SequencesAt(ctx, p.Point.LSN)
+		if err != nil {
+			return nil, fmt.Errorf("read the sequences of %s: %w", v.ID, err)
+		}
+		for _, samples := range []map[uint32]record.Sequence{after, newest} {
+			for s := range maps.Values(samples) {
+				if s.Schema == "public" {
+					out[s.Name] = max(out[s.Name], s.Last)
+				}
+			}
+		}
+	}
+	return out, nil
+}
+
+// steps runs the steps as one transaction.
+func (r *run) steps(ctx context.Context, steps []synapse.Step) error {
+	if err := runSQL(ctx, r.conn, "BEGIN"); err != nil {
+		return err
+	}
+	for _, s := range steps {
+		report := StepReport{Name: s.Name, Why: s.Why, Columns: s.Columns, Heed: s.Heed}
+		if s.SQL != "" {
+			if err := r.step(ctx, s, &report); err != nil {
+				return fmt.Errorf("aftercare, %s: %w", s.Name, err)
+			}
+		}
+		r.report.Aftercare = append(r.report.Aftercare, report)
+	}
+	return runSQL(ctx, r.conn, "COMMIT")
+}
+
+func (r *run) step(ctx context.Context, s synapse.Step, report *StepReport) error {
+	results := r.conn.Exec(ctx, s.SQL)
+	for results.NextResult() {
+		rows := results.ResultReader()
+		listed := int64(0)
+		for rows.NextRow() {
+			listed++
+			if s.Columns == nil || len(report.Details) >= maxDetails {
+				continue
+			}
+			detail := make([]string, len(rows.Values()))
+			for i, v := range rows.Values() {
+				detail[i] = string(v)
+			}
+			report.Details = append(report.Details, detail)
+		}
+		tag, err := rows.Close()
+		if err != nil {
+			return errors.Join(err, results.Close())
+		}
+		report.Rows += changed(tag, listed)
+	}
+	return results.Close()
+}
+
+// changed counts the rows that a statement changed, or gave.
+func changed(tag pgconn.CommandTag, listed int64) int64 { return max(tag.RowsAffected(), listed) }
