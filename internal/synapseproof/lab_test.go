@@ -17,6 +17,7 @@ import (
 	"lifeboat.im/lifeboat/internal/testpg"
 	"lifeboat.im/lifeboat/record"
 	"lifeboat.im/lifeboat/restore"
+	"lifeboat.im/lifeboat/synapse"
 )
 
 // lab is a homeserver under backup. In the order of a test:
@@ -283,7 +284,7 @@ func (l *lab) restoreTo(at string, change ...func(*restore.Options)) *restored {
 }
 
 func (l *lab) restoreOptions() restore.Options {
-	return restore.Options{PgRestore: l.child.Source.PgBin, Workers: 2}
+	return restore.Options{PgRestore: l.child.Source.PgBin, Workers: 2, Mode: synapse.Raw}
 }
 
 // bootOn boots the lab's homeserver on another database: the same name, secrets,
