@@ -3,6 +3,8 @@ package restore
 import (
 	"fmt"
 	"strings"
+
+	"lifeboat.im/lifeboat/synapse"
 )
 
 // maxListed bounds the tables that a printed plan lists one by one.
@@ -14,7 +16,10 @@ func (p *Plan) String() string {
 	line := func(format string, a ...any) { fmt.Fprintf(&b, format+"\n", a...) }
 	line("Restore of lineage %s", p.Lineage)
 	line("  to        %s", p.Point)
-	if p.Point.Newest {
+	switch {
+	case p.Point.Newest && p.Mode == synapse.Rollback:
+		line("            the newest durable commit; if the old server is stopped and nothing was lost, --mode move keeps every row and sequence")
+	case p.Point.Newest:
 		line("            the newest durable commit; sequences are exact")
 	}
 	if n := len(p.Point.Inverted); n > 0 {

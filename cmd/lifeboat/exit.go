@@ -92,6 +92,8 @@ func outcomes() []outcome {
 		{restore.ErrNotEmpty, exitRefused, "Restores go into an empty database: createdb another one and name it with --to."},
 		{restore.ErrUnfinished, exitRefused, "--start-over drops what is in it and begins again."},
 		{restore.ErrLosses, exitLosses, ""},
+		{restore.ErrMode, exitUsage, ""},
+		{restore.ErrNotNewest, exitRefused, ""},
 		{record.ErrCorrupt, exitDamaged, "`lifeboat verify --data 100%` lists everything that is damaged."},
 		{record.ErrVersion, exitFailed, "Install the version of Lifeboat that wrote it, or a newer one."},
 	}

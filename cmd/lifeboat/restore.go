@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"lifeboat.im/lifeboat/restore"
+	"lifeboat.im/lifeboat/synapse"
 )
 
 const restoreHelp = `Make a database as of a commit: into an empty database, and into no other. The
@@ -23,10 +24,21 @@ says that it is unfinished (its comment, and the table lifeboat.restore_state).
   "10 minutes ago"                the same, relative
   lsn:0/16B3748  xid:7421         a position, a transaction
   mark:NAME                       what ` + "`lifeboat mark`" + ` named
-and before: in front of any of them: the last commit strictly before it.`
+and before: in front of any of them: the last commit strictly before it.
+
+--mode says what is done to the rows after they were proven:
+  rollback   for a Synapse that goes on from an earlier time (the default when the
+             tables are a Synapse's): sequences are set above every value handed out
+             since, one-time keys and ephemeral tables emptied, fallback keys marked
+             as used, scheduled purges and overdue delayed events defused. A report
+             tells what was undone, and what other servers will give back.
+  move       the old server is stopped and nothing was lost: every row and sequence
+             goes on as it was. Only to the newest commit.
+  raw        nothing (the default for any other database): the rows as they were.`
 
 type restoreFlags struct {
 	at, to, mode, lineage       string
+	report                      string
 	dry, acceptIncomplete, anew bool
 }
 
@@ -43,7 +55,8 @@ func restoreCommand(a *app) *cobra.Command {
 	fl := cmd.Flags()
 	fl.StringVar(&f.at, "at", "", "the commit to go back to; there is no default")
 	fl.StringVar(&f.to, "to", "", "connection string of an empty database, without a password (PGPASSWORD or ~/.pgpass)")
-	fl.StringVar(&f.mode, "mode", "raw", "what is done to the rows: raw = nothing, as they were")
+	fl.StringVar(&f.mode, "mode", "", "what is done to the rows: rollback, move or raw (default: rollback for a Synapse, raw for any other database)")
+	fl.StringVar(&f.report, "report", "", "write the whole report as JSON to this `file` too")
 	fl.BoolVar(&f.dry, "dry-run", false, "print the plan and touch nothing")
 	fl.BoolVar(&f.acceptIncomplete, "accept-incomplete", false, "restore tables that are not exact at the point as best known")
 	fl.BoolVar(&f.anew, "start-over", false, "drop what an unfinished restore left in the target and begin again")
@@ -55,8 +68,6 @@ func (f *restoreFlags) check() error {
 	switch {
 	case f.at == "":
 		return usagef("restore needs --at: which commit to go back to, for instance --at latest; `lifeboat restore --help` lists the forms")
-	case f.mode != "raw":
-		return usagef("--mode %s is not in this version: use raw", f.mode)
 	case f.to == "" && !f.dry:
 		return usagef("restore needs --to DSN: an empty database; or --dry-run to see the plan")
 	case hasPassword(f.to):
@@ -68,6 +79,13 @@ func (f *restoreFlags) check() error {
 func (a *app) restore(ctx context.Context, f restoreFlags) error {
 	if err := f.check(); err != nil {
 		return err
+	}
+	var mode synapse.Mode
+	if f.mode != "" {
+		var err error
+		if mode, err = synapse.ParseMode(f.mode); err != nil {
+			return usagef("--mode: %v", err)
+		}
 	}
 	target, err := restore.ParseTarget(f.at, a.now())
 	if err != nil {
@@ -85,23 +103,25 @@ func (a *app) restore(ctx context.Context, f restoreFlags) error {
 	if err != nil {
 		return err
 	}
-	plan, err := restore.NewPlan(ctx, v, point, restore.Options{AcceptIncomplete: f.acceptIncomplete, StartOver: f.anew, PgRestore: c.Agent.PgBin})
+	branches, err := restore.Branches(ctx, repo, s, v)
+	if err != nil {
+		return err
+	}
+	plan, err := restore.NewPlan(ctx, v, point, restore.Options{
+		AcceptIncomplete: f.acceptIncomplete, StartOver: f.anew, PgRestore: c.Agent.PgBin, Mode: mode, Branches: branches,
+	})
 	if err != nil {
 		return err
 	}
 	if f.dry {
-		if done, err := a.printJSON(plan); done {
-			return err
-		}
-		a.fact("%sNothing was touched.", plan)
-		return nil
+		return a.printPlan(ctx, plan, f.report)
 	}
 	a.say("%s", strings.TrimRight(plan.String(), "\n"))
 	p := a.newProgress()
 	report, err := plan.Materialise(ctx, f.to, s, p)
 	p.end()
 	if report != nil && (err == nil || errors.Is(err, restore.ErrLosses)) {
-		if e := a.printRestore(report, plan.Notes); e != nil {
+		if e := errors.Join(writeReport(f.report, report), a.printRestore(report, plan.Notes)); e != nil {
 			return errors.Join(err, e)
 		}
 	}
@@ -136,5 +156,7 @@ func (a *app) printRestore(r *restore.Report, printed []string) error {
 	}
 	a.fact("Restored %s: %s in %s, %s; every table read back has the digest of that commit.", r.Point,
 		count(r.Rows, "row", "rows"), count(int64(len(r.Tables)), "table", "tables"), mib(r.Bytes))
+	a.printAftercare(r.Aftercare)
+	a.printLoss(r.Loss, true)
 	return nil
 }
