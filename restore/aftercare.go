@@ -140,10 +140,11 @@ JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE k.contype = 'f' A
 }
 
 // handedOut gives, by name, the greatest value that any sample of a sequence of
-// schema public has, in this lineage and in its branches, at any time.
+// schema public has, in this lineage and in its family, at any time.
 func (p *Plan) handedOut(ctx context.Context) (map[string]int64, error) {
 	out := map[string]int64{}
-	for _, v := range append([]*history.View{p.view}, p.options.Branches...) {
+	family := slices.DeleteFunc(slices.Clone(p.options.Family), func(v *history.View) bool { return v.ID == p.view.ID })
+	for _, v := range append(family, p.view) {
 		after, newest, err := v.SequencesAt(ctx, p.Point.LSN)
 		if err != nil {
 			return nil, fmt.Errorf("read the sequences of %s: %w", v.ID, err)

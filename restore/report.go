@@ -43,9 +43,9 @@ type Options struct {
 	// Mode says what is done to the rows after they were proven; "" chooses: rollback
 	// for a Synapse, raw for any other database.
 	Mode synapse.Mode
-	// Branches are the other lineages of the repository that descend from the same
-	// database: values of their sequences were handed out too.
-	Branches []*history.View
+	// Family are the lineages that descend from one database (see [ReadBranches]): the
+	// values of their sequences were handed out too.
+	Family []*history.View
 	// Only restores the rows of these tables alone ("schema.name"); the schema is
 	// whole. Empty: all.
 	Only []string

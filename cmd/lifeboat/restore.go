@@ -76,16 +76,25 @@ func (f *restoreFlags) check() error {
 	return nil
 }
 
+// aftercare gives the mode; "" when the plan chooses.
+func (f *restoreFlags) aftercare() (synapse.Mode, error) {
+	if f.mode == "" {
+		return "", nil
+	}
+	m, err := synapse.ParseMode(f.mode)
+	if err != nil {
+		return "", usagef("--mode: %v", err)
+	}
+	return m, nil
+}
+
 func (a *app) restore(ctx context.Context, f restoreFlags) error {
 	if err := f.check(); err != nil {
 		return err
 	}
-	var mode synapse.Mode
-	if f.mode != "" {
-		var err error
-		if mode, err = synapse.ParseMode(f.mode); err != nil {
-			return usagef("--mode: %v", err)
-		}
+	mode, err := f.aftercare()
+	if err != nil {
+		return err
 	}
 	target, err := restore.ParseTarget(f.at, a.now())
 	if err != nil {
@@ -103,12 +112,12 @@ func (a *app) restore(ctx context.Context, f restoreFlags) error {
 	if err != nil {
 		return err
 	}
-	branches, err := restore.Branches(ctx, repo, s, v)
+	family, err := restore.ReadBranches(ctx, repo, s, v.ID)
 	if err != nil {
 		return err
 	}
 	plan, err := restore.NewPlan(ctx, v, point, restore.Options{
-		AcceptIncomplete: f.acceptIncomplete, StartOver: f.anew, PgRestore: c.Agent.PgBin, Mode: mode, Branches: branches,
+		AcceptIncomplete: f.acceptIncomplete, StartOver: f.anew, PgRestore: c.Agent.PgBin, Mode: mode, Family: family.All,
 	})
 	if err != nil {
 		return err
