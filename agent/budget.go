@@ -71,15 +71,26 @@ func (o *Options) guard(ctx context.Context) error {
 func letGo(src *cdc.Source, retained, limit int64) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	var err error
-	for range 20 { // the walsender needs a moment to notice that we are gone
-		if err = src.DropSlot(ctx); err == nil || !errors.Is(err, cdc.ErrSlotActive) {
-			break
-		}
-		t := time.NewTimer(250 * time.Millisecond)
-		<-t.C
-	}
+	err := dropSlot(ctx, src)
 	said := fmt.Errorf("the source kept %d MiB of WAL for us, more than wal_budget (%d MiB): the slot was given up so that its disk does not fill; run `lifeboat run --new-base`: %w",
 		retained>>20, limit>>20, ErrSourceLost)
 	return errors.Join(said, err)
+}
+
+// dropSlot drops the slot; its walsender needs a moment to notice that we are gone.
+func dropSlot(ctx context.Context, src *cdc.Source) error {
+	var err error
+	for range 20 {
+		if err = src.DropSlot(ctx); err == nil || !errors.Is(err, cdc.ErrSlotActive) {
+			return err
+		}
+		t := time.NewTimer(250 * time.Millisecond)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return err
+		case <-t.C:
+		}
+	}
+	return err
 }

@@ -87,6 +87,8 @@ type Options struct {
 	// Now is the clock; nil: time.Now.
 	Now func() time.Time
 
+	// freshSlot: the slot is dropped and made anew although it is not lost.
+	freshSlot bool
 	// plant alters what is captured, for the tests that show that the next copy finds it.
 	plant plant
 }

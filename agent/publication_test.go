@@ -128,3 +128,39 @@ func TestPublicationStaysAltered(t *testing.T) {
 		t.Errorf("open: %v, want both tables", open)
 	}
 }
+
+// TestPublicationDropped: the stream cannot pass a place without the publication.
+// run says so, and run --new-base goes on behind it and names the gap, whether
+// somebody has made the publication again or not.
+func TestPublicationDropped(t *testing.T) {
+	for _, again := range []bool{false, true} {
+		b := newBench(t, testpg.Shared(t, 18), nil, "CREATE TABLE a (id int PRIMARY KEY)", "INSERT INTO a VALUES (1)")
+		b.attach()
+		stop := b.run()
+		b.waitReady()
+		b.mark("before")
+		stop()
+		pub := `"` + b.db.Name + `"`
+		b.db.Exec(t, "DROP PUBLICATION "+pub, "INSERT INTO a VALUES (2)")
+		if again {
+			b.attach()
+		}
+		if err := Run(t.Context(), b.repo, b.agentSecrets(), b.o); !errors.Is(err, cdc.ErrPublicationMissing) {
+			t.Fatalf("made again %t: run: %v, want ErrPublicationMissing", again, err)
+		}
+		b.o.NewBase = true
+		stop = b.run()
+		testpg.WaitFor(t, 60*time.Second, "a closed interval", func() bool { return len(b.closed("public.a")) > 0 && len(openIncompletes(b.view())) == 0 })
+		b.wantLive()
+		b.mark("after")
+		twin := b.twin()
+		stop()
+		db, err := b.restoreAt("mark:after", restore.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !testpg.CompareTables(t, twin.DSN, db.DSN, nil) {
+			t.Errorf("made again %t: the restore differs", again)
+		}
+	}
+}

@@ -118,7 +118,7 @@ func (o *Options) connect(ctx context.Context) (*cdc.Source, cdc.Identity, error
 // the last one after several attempts without progress (G4).
 func Run(ctx context.Context, repo *history.Repository, s *history.Secrets, o Options) error {
 	o = o.defaults()
-	failed := 0
+	failed, again := 0, o.NewBase
 	for {
 		flushed, err := session(ctx, repo, s, &o)
 		if err == nil {
@@ -126,6 +126,13 @@ func Run(ctx context.Context, repo *history.Repository, s *history.Secrets, o Op
 		}
 		if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 			return nil
+		}
+		if again && errors.Is(err, cdc.ErrPublicationMissing) {
+			// The stream cannot pass a place at which the publication did not exist, and a
+			// new base was asked for: then behind it, from a slot of its own.
+			o.Log.Warn("the slot holds a place without the publication: it is made anew", "err", err.Error())
+			o.NewBase, o.freshSlot, again = true, true, false
+			continue
 		}
 		if permanent(err) {
 			return err
@@ -194,6 +201,7 @@ func session(ctx context.Context, repo *history.Repository, s *history.Secrets, 
 	if err := a.takeSlot(ctx, log); err != nil {
 		return false, err
 	}
+	options.freshSlot = false // once is enough
 	defer a.stream.Close()
 	if err := a.open(ctx, log, keys); err != nil {
 		return false, err
@@ -234,15 +242,17 @@ func (a *agent) takeSlot(ctx context.Context, log *history.Log) error {
 	if err := ownSlot(slot, a.o.Source.Slot, a.identity.Database); err != nil {
 		return err
 	}
-	lost := slot == nil || slot.WALStatus == "lost" || slot.Invalidation != ""
+	lost := slot == nil || slot.WALStatus == "lost" || slot.Invalidation != "" || a.o.freshSlot
+	if a.o.NewBase || a.o.Adopt {
+		if err := a.source.CreatePublication(ctx); err != nil { // before the slot, as at attach
+			return err
+		}
+	}
 	if lost && (a.o.NewBase || a.o.Adopt) {
 		if slot != nil {
-			if err := a.source.DropSlot(ctx); err != nil {
+			if err := dropSlot(ctx, a.source); err != nil {
 				return err
 			}
-		}
-		if err := a.source.CreatePublication(ctx); err != nil {
-			return err
 		}
 		if _, err := a.source.CreateSlot(ctx); err != nil {
 			return err
