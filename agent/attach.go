@@ -26,39 +26,32 @@ func Attach(ctx context.Context, repo *history.Repository, s *history.Secrets, o
 		return nil, err
 	}
 	defer src.Close(context.WithoutCancel(ctx))
-	cat, err := attachCatalog(ctx, src)
-	if err != nil {
-		return nil, err
-	}
 	slot, err := src.Slot(ctx)
 	if err != nil {
 		return nil, err
 	}
-	steps := attachSteps(src, cat, slot, o)
 	if err := ownSlot(slot, o.Source.Slot, id.Database); err != nil {
 		return nil, err
 	}
+	lin, err := attachLineage(o, id, slot)
+	if err != nil {
+		return nil, err
+	}
+	if err := attachAgain(ctx, repo.Log(s, lin, nil), src, slot, o); err != nil {
+		return nil, err
+	}
+	cat, err := attachCatalog(ctx, src)
+	if err != nil {
+		return nil, err
+	}
+	steps := attachSteps(src, cat, slot, o)
 	if dry {
 		return steps, nil
 	}
-	lin, err := Lineage(o.State)
-	switch {
-	case errors.Is(err, ErrNotAttached):
-		if slot != nil {
-			return nil, fmt.Errorf("the slot %q exists already, and this host did not make it: another agent may use it; name another slot, or drop it with SELECT pg_drop_replication_slot('%s'): %w",
-				o.Source.Slot, o.Source.Slot, ErrForeignSource)
-		}
-		lin = history.LineageID{Source: id.Source, Lineage: record.NewLineage()}
-		// A crash from here on leaves a lineage without entries; the next attach goes on
-		// with it, and with the slot if it was made.
-		if err := saveLineage(o.State, lin); err != nil {
-			return nil, err
-		}
-	case err != nil:
+	// A crash from here on leaves a lineage without entries; the next attach goes on
+	// with it, and with the slot if it was made.
+	if err := saveLineage(o.State, lin); err != nil {
 		return nil, err
-	case lin.Source != id.Source:
-		return nil, fmt.Errorf("this database is %s, the lineage of %s follows %s: if it was restored or replaced on purpose, `lifeboat run --adopt` prepares it by itself and opens its branch; a second database needs a state directory of its own: %w",
-			id.Source, o.State, lin.Source, ErrForeignSource)
 	}
 	if err := src.CreatePublication(ctx); err != nil { // before the slot: the slot decodes with the catalog of its time
 		return nil, err
@@ -68,6 +61,43 @@ func Attach(ctx context.Context, repo *history.Repository, s *history.Secrets, o
 		return nil, err
 	}
 	return steps, attachTables(ctx, log, o, src, cat)
+}
+
+// attachLineage gives the lineage that this host follows, a new one when there is none.
+func attachLineage(o Options, id cdc.Identity, slot *cdc.SlotState) (history.LineageID, error) {
+	lin, err := Lineage(o.State)
+	switch {
+	case errors.Is(err, ErrNotAttached) && slot != nil:
+		return lin, fmt.Errorf("the slot %q exists already, and this host did not make it: another agent may use it; name another slot, or drop it with SELECT pg_drop_replication_slot('%s'): %w",
+			o.Source.Slot, o.Source.Slot, ErrForeignSource)
+	case errors.Is(err, ErrNotAttached):
+		return history.LineageID{Source: id.Source, Lineage: record.NewLineage()}, nil
+	case err != nil:
+		return lin, err
+	case lin.Source != id.Source:
+		return lin, fmt.Errorf("this database is %s, the lineage of %s follows %s: if it was restored or replaced on purpose, `lifeboat run --adopt` prepares it by itself and opens its branch; a second database needs a state directory of its own: %w",
+			id.Source, o.State, lin.Source, ErrForeignSource)
+	}
+	return lin, nil
+}
+
+// attachAgain looks at the log of a database that is attached, or was: without its
+// slot it goes on by a new base only, and run makes all that attach would.
+func attachAgain(ctx context.Context, log *history.Log, src *cdc.Source, slot *cdc.SlotState, o Options) error {
+	view, err := log.Load(ctx)
+	if errors.Is(err, history.ErrNoLineage) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if slot == nil {
+		return fmt.Errorf("the history of this database ends at %s, and its slot %q is gone (`lifeboat detach` took it away, or somebody dropped it): what has changed since cannot be had. "+
+			"Nothing was changed now, and attach is not needed: `lifeboat run --new-base` makes the slot, brings the tables in, copies each of them again, and names the gap: %w",
+			view.Durable, o.Source.Slot, ErrSourceLost)
+	}
+	tellHuge(src, view)
+	return nil
 }
 
 // attachCatalog reads the catalog, again when a table turned out to hold rows that
@@ -126,15 +156,8 @@ func attachLog(ctx context.Context, repo *history.Repository, s *history.Secrets
 		return nil, err
 	}
 	log := repo.Log(s, lin, keys)
-	_, err = log.Load(ctx)
-	if err == nil {
-		if slot == nil {
-			return nil, lostSlot(nil, o.Source.Slot)
-		}
-		return log, nil
-	}
-	if !errors.Is(err, history.ErrNoLineage) {
-		return nil, err
+	if _, err = log.Load(ctx); !errors.Is(err, history.ErrNoLineage) {
+		return log, err
 	}
 	var begins record.LSN
 	if slot != nil {

@@ -33,6 +33,7 @@ type poller struct {
 	members             [32]byte // as of the newest look
 	marks               []pollMark
 	noted               map[uint32]bool // identities that a note announced
+	huge                map[uint32]bool // tables of which a note says that they hold huge rows
 	retry               bool
 	ready               bool              // NoteReady is in the log
 	refused             map[uint32]string // tables that cannot be captured, as logged
@@ -75,6 +76,9 @@ func (p *poller) look(ctx context.Context) error {
 	a.capture.prune(cat.Snapshot.XMin)
 	a.stream.SetNear(cat.Snapshot.XMax)
 	p.certain(cat)
+	if err := p.noteHuge(ctx, cat); err != nil {
+		return err
+	}
 	for i := range cat.Tables {
 		ct := &cat.Tables[i]
 		if !p.compare(ct) || (ct.InPublication && ct.Settled) || cat.Publication != nil {
@@ -135,6 +139,33 @@ func (p *poller) first(ctx context.Context) (*cdc.Catalog, error) {
 		}
 	}
 	return cat, nil
+}
+
+// noteHuge keeps in the log which tables hold huge rows: a later agent may not be
+// able to see it from their sizes as stored, and would set identity full again.
+func (p *poller) noteHuge(ctx context.Context, cat *cdc.Catalog) error {
+	for i := range cat.Tables {
+		ct := &cat.Tables[i]
+		if !ct.Huge || p.huge[ct.Relation.OID] {
+			continue
+		}
+		n := history.Note{Kind: history.NoteIdentity, Identities: []history.IdentityChange{identityChange(ct)}}
+		if err := p.a.writer.Note(ctx, n); err != nil {
+			return err
+		}
+		p.noted[ct.Relation.OID], p.huge[ct.Relation.OID] = true, true
+		p.a.log.Info("table holds rows over 256 MiB: identity minimal", "table", ct.Relation.String())
+	}
+	return nil
+}
+
+// tellHuge tells a source what the log of the same database knows of huge rows.
+func tellHuge(src *cdc.Source, v *history.View) {
+	for _, i := range v.Identities {
+		if i.Huge {
+			src.FoundHugeRow(i.Table)
+		}
+	}
 }
 
 // markReady notes that every table of the beginning has its base: from here on the
@@ -287,7 +318,7 @@ func (p *poller) enter(ctx context.Context, ct *cdc.Table) error {
 func identityChange(ct *cdc.Table) history.IdentityChange {
 	return history.IdentityChange{
 		Table: ct.Relation.OID, Schema: ct.Relation.Schema, Name: ct.Relation.Name,
-		Old: ct.Replident, Index: ct.ReplidentIndex,
+		Old: ct.Replident, Index: ct.ReplidentIndex, Huge: ct.Huge,
 	}
 }
 

@@ -215,7 +215,7 @@ func (a *agent) resume(view *history.View, durable record.LSN, known recovered, 
 		dropped[d.Table] = d.At
 	}
 	for _, i := range view.Identities {
-		a.poller.noted[i.Table] = !i.Undone
+		a.poller.noted[i.Table], a.poller.huge[i.Table] = !i.Undone, i.Huge && !i.Undone
 	}
 	newest := map[uint32]history.BaseInfo{}
 	for _, b := range view.Bases {

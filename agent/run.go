@@ -295,6 +295,11 @@ func (a *agent) open(ctx context.Context, log *history.Log, keys history.EpochKe
 	}
 	begins, flush := a.stream.Begins(), a.stream.System().Flush
 	gap := false
+	for _, v := range []*history.View{view, a.parent} {
+		if v != nil && v.ID.Source == a.identity.Source {
+			tellHuge(a.source, v)
+		}
+	}
 	if view != nil {
 		last := view.Epochs[len(view.Epochs)-1]
 		switch {
@@ -346,7 +351,7 @@ func (a *agent) open(ctx context.Context, log *history.Log, keys history.EpochKe
 	a.capture.progress = a.progress
 	a.capture.stream, a.capture.huge, a.capture.plant = a.stream, a.source.FoundHugeRow, a.o.plant
 	a.copier = &copier{a: a, wake: make(chan struct{}, 1), wait: map[uint32]time.Time{}}
-	a.poller = &poller{a: a, noted: map[uint32]bool{}, refused: map[uint32]string{}}
+	a.poller = &poller{a: a, noted: map[uint32]bool{}, huge: map[uint32]bool{}, refused: map[uint32]string{}}
 	a.poller.ready = view != nil && view.Ready
 	if err := a.resume(view, before, known, gap); err != nil {
 		return err

@@ -129,6 +129,11 @@ func Doctor(ctx context.Context, repo *history.Repository, s *history.Secrets, o
 		out = append(out, Finding{Name: "source", State: "fail", Why: err.Error(), Mend: "check `source:` in the configuration, and that the server runs"})
 	} else {
 		defer src.Close(ctx)
+		if lin, err := Lineage(o.State); err == nil && lin.Source == id.Source {
+			if v, err := repo.Log(s, lin, nil).Load(ctx); err == nil { // else it is said below
+				tellHuge(src, v)
+			}
+		}
 		found, err := src.Check(ctx, cdc.CheckOptions{Bin: o.Source.PgBin})
 		if err != nil {
 			return out, err
@@ -153,15 +158,15 @@ func Doctor(ctx context.Context, repo *history.Repository, s *history.Secrets, o
 	if err != nil {
 		return append(out, Finding{Name: "history", State: "fail", Why: err.Error(), Mend: "lifeboat verify"}), nil
 	}
-	slotWasThere(out)
+	wasThere(out)
 	return append(out, historyFindings(v)...), nil
 }
 
-// slotWasThere makes of a missing slot a fault: the log was fed by one, so changes
-// are being missed, and attach would not bring them back.
-func slotWasThere(found []Finding) {
+// wasThere makes of a missing slot or publication a fault: the log was fed by them, so
+// changes are being missed, and attach would not bring them back.
+func wasThere(found []Finding) {
 	for i := range found {
-		if f := &found[i]; f.Name == "slot" && f.State == string(cdc.Warn) {
+		if f := &found[i]; (f.Name == "slot" || f.Name == "publication") && f.State == string(cdc.Warn) {
 			f.State, f.Mend = string(cdc.Fail), "lifeboat run --new-base"
 		}
 	}

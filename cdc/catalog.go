@@ -68,6 +68,8 @@ type Table struct {
 	// Wanted is the identity of protocol §5, Why the reason when it is Minimal.
 	Wanted record.Identity
 	Why    string
+	// Huge: a row over HugeRow was met in it, by this Source or as FoundHugeRow said.
+	Huge bool
 	// WantedIndex is the index of a minimal identity that must be named; "" when the
 	// primary key serves.
 	WantedIndex string

@@ -127,7 +127,7 @@ func (s *Source) decide(t *Table, f *facts, pubs []publication) {
 			t.InPublication, t.Member = true, pubs[i].version+" "+m.version
 		}
 	}
-	t.Wanted, t.Capturable = record.Full, true
+	t.Wanted, t.Capturable, t.Huge = record.Full, true, s.huge.has(f.oid)
 	if t.Why = s.unsafe(f, pubs); t.Why != "" {
 		t.Wanted = record.Minimal
 	}

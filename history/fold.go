@@ -268,7 +268,7 @@ func replaceMark(list []Mark, m Mark) []Mark {
 }
 
 // foldIdentity keeps the first Old until it is undone: a note that is repeated
-// after a crash may have seen our own change already.
+// after a crash may have seen our own change already. Huge stays once it is set.
 func (s *State) foldIdentity(c IdentityChange) {
 	i := slices.IndexFunc(s.Identities, func(o IdentityChange) bool { return o.Table == c.Table })
 	switch {
@@ -278,6 +278,8 @@ func (s *State) foldIdentity(c IdentityChange) {
 		s.Identities[i].Undone = true
 	case s.Identities[i].Undone:
 		s.Identities[i] = c
+	default:
+		s.Identities[i].Huge = s.Identities[i].Huge || c.Huge
 	}
 }
 

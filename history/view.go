@@ -166,6 +166,8 @@ type IdentityChange struct {
 	Index  string `cbor:"5,keyasint,omitempty"`
 	// Undone: we put it back.
 	Undone bool `cbor:"6,keyasint,omitempty"`
+	// Huge: it held a row over 256 MiB, so identity full is never set on it again.
+	Huge bool `cbor:"7,keyasint,omitempty"`
 }
 
 // Mismatch: a copy did not meet the digest that the records predicted.

@@ -32,7 +32,8 @@ func attachCommand(a *app) *cobra.Command {
 
 const detachHelp = `Undo what attach did: the slot and the publication go, and the replica identities
 are put back as they were. What is in the repository stays and can be restored;
-what happens in the database from now on is not backed up.`
+what happens in the database from now on is not backed up. lifeboat run --new-base
+goes on one day: it prepares the database again and names the gap.`
 
 func detachCommand(a *app) *cobra.Command {
 	var dry bool
@@ -45,7 +46,7 @@ func detachCommand(a *app) *cobra.Command {
 					return err
 				}
 			}
-			return a.change(cmd.Context(), dry, agent.Detach, "Detached. The repository keeps what it has.")
+			return a.change(cmd.Context(), dry, agent.Detach, "Detached. The repository keeps what it has. To go on one day: `lifeboat run --new-base`.")
 		},
 	}
 	cmd.Flags().BoolVar(&dry, "dry-run", false, "print the SQL and change nothing")

@@ -74,7 +74,7 @@ func outcomes() []outcome {
 		{cdc.ErrSlotLost, exitSourceLost, "`lifeboat run --new-base` begins again and names the gap."},
 		{cdc.ErrSlotForeign, exitRefused, "Give this database a slot of its own: slot: in the configuration."},
 		{cdc.ErrPublication, exitRefused, "Give it a name of its own: publication: in the configuration."},
-		{cdc.ErrPublicationMissing, exitSourceLost, "`lifeboat attach` makes it again; then `lifeboat run --new-base`."},
+		{cdc.ErrPublicationMissing, exitSourceLost, "`lifeboat run --new-base` makes it again, copies every table, and names the gap."},
 		{cdc.ErrBusy, exitLater, "Nothing was changed: run the same command again in a moment."},
 		{agent.ErrSourceLost, exitSourceLost, "`lifeboat doctor` names what is missing; `lifeboat run --new-base` begins again and names the gap."},
 		{history.ErrNoRepository, exitNoRepo, "Check the path, and that its disk is mounted; `lifeboat init` makes a new repository."},
