@@ -137,6 +137,15 @@ func (b *Branches) Resolve(ctx context.Context, t Target) (*history.View, Point,
 	return nil, point, fmt.Errorf("%w; none of the other branches has it either", first)
 }
 
+// Line gives the host's branch and those that it left, the nearest first;
+// [ErrAmbiguous] when nothing says which branch is the host's.
+func (b *Branches) Line() ([]*history.View, error) {
+	if b.Host == nil {
+		return nil, fmt.Errorf("%w: say which one is meant: %s", ErrAmbiguous, choices(Leaves(b.All)))
+	}
+	return Ancestors(b.All, b.Host), nil
+}
+
 // resolveAlong is Resolve for what every branch could answer.
 func (b *Branches) resolveAlong(ctx context.Context, t Target) (*history.View, Point, error) {
 	if b.Host == nil {
@@ -166,9 +175,13 @@ func (b *Branches) resolveAlong(ctx context.Context, t Target) (*history.View, P
 }
 
 func ambiguous(t Target, found []*history.View) error {
+	return fmt.Errorf("resolve %s: %w has it; say which one is meant: %s", t, ErrAmbiguous, choices(found))
+}
+
+func choices(found []*history.View) string {
 	var names []string
 	for _, v := range found {
 		names = append(names, fmt.Sprintf("--lineage %s (up to lsn:%s, committed %s)", v.ID, v.Durable, v.DurableTime))
 	}
-	return fmt.Errorf("resolve %s: %w has it; say which one is meant: %s", t, ErrAmbiguous, strings.Join(names, ", or "))
+	return strings.Join(names, ", or ")
 }

@@ -8,6 +8,7 @@ import (
 
 	"lifeboat.im/lifeboat/history"
 	"lifeboat.im/lifeboat/record"
+	"lifeboat.im/lifeboat/synapse"
 )
 
 var testNow = time.Date(2026, 3, 2, 0, 0, 0, 0, time.UTC)
@@ -188,7 +189,7 @@ func TestFind(t *testing.T) {
 	}
 	found, err := Find(t.Context(), v, FindOptions{Table: "t", Deletes: true})
 	check(t, err)
-	if len(found) != 1 || found[0].Deletes != 2 || found[0].Inserts != 1 || found[0].Before != "before:lsn:"+c[2].End.String() {
+	if len(found) != 1 || found[0].Tables[0].Deletes != 2 || found[0].Tables[0].Inserts != 1 || found[0].Before != "before:lsn:"+c[2].End.String() {
 		t.Fatalf("%+v", found)
 	}
 	if p, err := resolve(t, v, found[0].Before, testNow); err != nil || p.LSN != c[1].End {
@@ -196,10 +197,14 @@ func TestFind(t *testing.T) {
 	}
 	since, err := Find(t.Context(), v, FindOptions{Table: "t", Since: c[1].Time.Time()})
 	check(t, err)
-	none, err := Find(t.Context(), v, FindOptions{Table: "other"})
-	check(t, err)
-	if len(since) != 2 || len(none) != 0 {
-		t.Fatalf("%d since, %d of another table", len(since), len(none))
+	if len(since) != 2 {
+		t.Fatalf("%d since", len(since))
+	}
+	if _, err := Find(t.Context(), v, FindOptions{Table: "nosuch"}); !errors.Is(err, ErrNoTable) {
+		t.Fatalf("a table that was never there: %v", err)
+	}
+	if _, err := Find(t.Context(), v, FindOptions{Element: synapse.Room, ID: "!r:x"}); !errors.Is(err, ErrNoElements) {
+		t.Fatalf("a room in a generic database: %v", err)
 	}
 }
 

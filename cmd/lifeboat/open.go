@@ -13,6 +13,7 @@ import (
 	"lifeboat.im/lifeboat/agent"
 	"lifeboat.im/lifeboat/chunkstore/fs"
 	"lifeboat.im/lifeboat/history"
+	"lifeboat.im/lifeboat/restore"
 )
 
 // repositoryDir gives the folder of the repository that the configuration names.
@@ -144,8 +145,29 @@ func (a *app) openView(ctx context.Context, c *config, repo *history.Repository,
 	return v, nil
 }
 
+// branches reads the logs among which a point is looked for: that of the lineage
+// named, else those that belong to what this host follows.
+func (a *app) branches(ctx context.Context, c *config, repo *history.Repository, s *history.Secrets, lineage string) (*restore.Branches, error) {
+	if lineage != "" {
+		v, err := a.openView(ctx, c, repo, s, lineage)
+		if err != nil {
+			return nil, err
+		}
+		return &restore.Branches{Host: v, All: []*history.View{v}}, nil
+	}
+	host, err := agent.Lineage(c.State)
+	if err != nil && !errors.Is(err, agent.ErrNotAttached) {
+		return nil, err
+	}
+	b, err := restore.ReadBranches(ctx, repo, s, host)
+	if err == nil && len(b.All) == 0 {
+		err = fmt.Errorf("open log: the repository holds no history yet: run `lifeboat attach`, then `lifeboat run`: %w", history.ErrNoLineage)
+	}
+	return b, err
+}
+
 func lineageFlag(cmd *cobra.Command, at *string) {
-	cmd.Flags().StringVar(at, "lineage", "", "`branch` to use, as lifeboat points prints it (default: this host's, or the only one)")
+	cmd.Flags().StringVar(at, "lineage", "", "`branch` to use, as lifeboat points prints it (default: the one that has the point; this host's for a time)")
 }
 
 // agentOptions are what the configuration says to the agent.

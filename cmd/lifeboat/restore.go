@@ -104,11 +104,11 @@ func (a *app) restore(ctx context.Context, f restoreFlags) error {
 	if err != nil {
 		return err
 	}
-	v, err := a.openView(ctx, c, repo, s, f.lineage)
+	b, err := a.branches(ctx, c, repo, s, f.lineage)
 	if err != nil {
 		return err
 	}
-	point, err := target.Resolve(ctx, v)
+	v, point, err := b.Resolve(ctx, target)
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,51 @@
+package synapse
+
+// Element is what people look for in a homeserver: a room, a user, an event.
+type Element byte
+
+// The elements.
+const (
+	Room Element = iota + 1
+	User
+	Event
+)
+
+// Columns gives the columns of a table that hold the id of such an element. A table
+// that is not known, of a newer Synapse or of somebody's module, is looked at by the
+// names that Synapse gives these columns everywhere.
+func (e Element) Columns(table string) []string {
+	t, known := Named(table)
+	switch {
+	case e == Room && known:
+		return t.Room
+	case e == User && known:
+		return t.User
+	case e == Event && known:
+		return t.Event
+	case e == Room:
+		return []string{"room_id"}
+	case e == User:
+		return []string{"user_id"}
+	case e == Event:
+		return []string{"event_id"}
+	}
+	return nil
+}
+
+// Users names the table of local users, and the column of their full ids.
+func Users() (table, column string) { return "users", "name" }
+
+// Lasting reports whether somebody misses a row of the table when it is deleted: not
+// those of queues, which are deleted when they were delivered or done, nor what the
+// server computes again or lets expire. Unknown tables are lasting.
+func Lasting(table string) bool {
+	t, known := Named(table)
+	if !known {
+		return true
+	}
+	switch t.Item {
+	case "", "m.e2e.to_device", "im.lifeboat.federation", "im.lifeboat.pending", "im.lifeboat.appservices":
+		return false
+	}
+	return t.Category == Core
+}
