@@ -10,6 +10,10 @@ GO         ?= go
 FUZZTIME   ?= 10s
 SOAKTIME   ?= 30m
 
+# Tests with encrypting clients need the pure-Go olm, which its library leaves out of
+# a build without this tag. The program does not contain it.
+export GOFLAGS := $(strip $(GOFLAGS) -tags=goolm)
+
 pg18 := $(TOOLS)/.pg18-$(PG18)
 pg15 := $(TOOLS)/.pg15-$(PG15)
 synapse := $(TOOLS)/.synapse-$(SYNAPSE)
