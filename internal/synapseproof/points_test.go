@@ -1,0 +1,86 @@
+package synapseproof
+
+import (
+	"cmp"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"lifeboat.im/lifeboat/history"
+	"lifeboat.im/lifeboat/internal/testpg"
+	"lifeboat.im/lifeboat/record"
+	"lifeboat.im/lifeboat/restore"
+)
+
+// commits gives every transaction of the log after the first restore point.
+func commits(t testing.TB, v *history.View) []record.Transaction {
+	t.Helper()
+	var all []record.Transaction
+	err := v.Commits(t.Context(), v.First, v.Durable, false, func(c record.Transaction, _ []history.Touch) error {
+		if c.End > v.First {
+			all = append(all, c)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// points takes n commits at random that are exact, in the order of the log, and
+// says how many it tried for that: those that a named interval covers are refused.
+func (l *lab) points(rng *rand.Rand, v *history.View, n int) (exact []*restore.Plan, tried int, refused []*restore.IncompleteError) {
+	l.t.Helper()
+	all := commits(l.t, v)
+	for _, i := range rng.Perm(len(all)) {
+		if len(exact) == n {
+			break
+		}
+		tried++
+		plan, err := restore.NewPlan(l.t.Context(), v, restore.Point{LSN: all[i].End, Commit: all[i]}, l.restoreOptions())
+		var incomplete *restore.IncompleteError
+		switch {
+		case errors.As(err, &incomplete):
+			refused = append(refused, incomplete)
+		case err != nil:
+			l.t.Fatalf("plan %s: %v", all[i].End, err)
+		default:
+			exact = append(exact, plan)
+		}
+	}
+	slices.SortFunc(exact, func(a, b *restore.Plan) int { return cmp.Compare(a.Point.LSN, b.Point.LSN) })
+	return exact, tried, refused
+}
+
+// prove restores each plan and holds every table that survives a crash against
+// physical recovery to the same position. It gives the number of tables held.
+func (l *lab) prove(oracle *testpg.Oracle, plans []*restore.Plan) (tables int) {
+	l.t.Helper()
+	ctx := l.t.Context()
+	target := testpg.Shared(l.t, l.cluster.Major)
+	for _, plan := range plans {
+		at, to := plan.Point.LSN, target.Database(l.t)
+		report, err := plan.Materialise(ctx, to.DSN, l.operator, nil)
+		if err != nil {
+			l.t.Errorf("restore %s: %v", at, err)
+			continue
+		}
+		physical := oracle.At(l.t, at)
+		ours := func(schema, _ string) bool { return schema == "lifeboat" }
+		diff, err := testpg.Differences(ctx, physical.DSN(l.db.Name), to.DSN, ours)
+		if errors.Is(err, testpg.ErrLocked) {
+			physical = oracle.Promote(l.t)
+			diff, err = testpg.Differences(ctx, physical.DSN(l.db.Name), to.DSN, ours)
+		}
+		if err != nil {
+			l.t.Fatalf("compare %s: %v", at, err)
+		}
+		for _, d := range diff {
+			l.t.Errorf("at %s recovery is the first, the restore the second: %s", at, d)
+		}
+		tables += len(report.Tables)
+	}
+	return tables
+}
