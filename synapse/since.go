@@ -103,8 +103,10 @@ func (s *Since) Loss() *Loss {
 		}
 	}
 	for _, u := range s.users {
-		if u.weight() > 0 {
-			l.Users = append(l.Users, *u)
+		v := *u
+		v.Password = v.Password && !v.Deactivated // a deactivation takes the password away first
+		if v.weight() > 0 {
+			l.Users = append(l.Users, v)
 		}
 	}
 	l.sum()

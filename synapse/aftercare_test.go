@@ -1,0 +1,85 @@
+package synapse
+
+import (
+	"math"
+	"strconv"
+	"strings"
+	"testing"
+
+	"lifeboat.im/lifeboat/internal/testpg"
+)
+
+func TestY3_SequencesPassEveryValueSeen(t *testing.T) {
+	db := testpg.Shared(t, testpg.Newest).Database(t)
+	db.Exec(t, `CREATE TABLE events (event_id text, stream_ordering bigint)`,
+		`CREATE TABLE receipts_linearized (stream_id bigint)`,
+		`CREATE TABLE thread_subscriptions (stream_id int)`,
+		`CREATE TABLE stream_positions (stream_name text, instance_name text, stream_id bigint)`,
+		`INSERT INTO events VALUES ('a', 50), ('b', -7)`, `INSERT INTO receipts_linearized VALUES (3)`,
+		`INSERT INTO stream_positions VALUES ('receipts', 'master', 900), ('events', 'master', 49)`)
+	var names []string
+	for _, name := range []string{
+		"events_stream_seq", "events_backfill_stream_seq", "receipts_sequence", "thread_subscriptions_sequence",
+		"sticky_events_sequence", "state_group_id_seq", "user_id_seq", "someone's own", "full",
+	} {
+		db.Exec(t, "CREATE SEQUENCE "+quote(name))
+		names = append(names, name)
+	}
+	db.Exec(t, "SELECT setval('state_group_id_seq', 77)", "SELECT setval('full', 9223372036854775807)")
+	r := Restored{
+		Sequences: names, Newest: map[string]int64{"events_stream_seq": 40, "user_id_seq": 1234, "sticky_events_sequence": math.MaxInt32 - 1000},
+		Columns: map[string][]string{
+			"events": {"event_id", "stream_ordering"}, "receipts_linearized": {"stream_id"}, "thread_subscriptions": {"stream_id"},
+			"stream_positions": {"stream_name", "instance_name", "stream_id"},
+		},
+	}
+	step := r.sequences()
+	for sql := range strings.SplitSeq(strings.TrimSpace(step.SQL), ";\n") {
+		db.Exec(t, sql)
+	}
+	for name, want := range map[string]int64{
+		"events_stream_seq": 50 + margin, "events_backfill_stream_seq": 7 + margin, // rows
+		"receipts_sequence": 900 + margin, // a position
+		"user_id_seq":       1234 + margin, "someone's own": 1 + margin,
+		"state_group_id_seq": 77 + margin, "thread_subscriptions_sequence": 1 + marginInt4,
+		"sticky_events_sequence": math.MaxInt32 - 1000 + 10, // never beyond four bytes, nor all that is left
+		"full":                   math.MaxInt64,
+	} {
+		row := db.Query(t, "SELECT last_value, is_called FROM "+quote(name))[0]
+		if row[0] != strconv.FormatInt(want, 10) || row[1] != "t" {
+			t.Errorf("%s is at %s, called %s, want %d", name, row[0], row[1], want)
+		}
+	}
+}
+
+// A table that stays and refers to an ephemeral one keeps it: TRUNCATE without CASCADE
+// would fail, and with it would empty both.
+func TestEphemeralKeepsWhatIsReferenced(t *testing.T) {
+	r := Restored{
+		Columns: map[string][]string{"ui_auth_sessions": {"session_id"}, "ui_auth_sessions_ips": {"session_id"}, "presence_stream": {"user_id"}, "user_ips": {"ip"}},
+		ReferencedBy: map[string][]string{
+			"ui_auth_sessions": {"ui_auth_sessions_ips"}, "ui_auth_sessions_ips": {"a_module.table"},
+		},
+	}
+	s, ok := r.ephemeral()
+	if _, list, _ := strings.Cut(s.SQL, "TRUNCATE "); !ok || list != `public."presence_stream";` {
+		t.Errorf("the statement is %s", s.SQL)
+	}
+	if _, ok := (&Restored{}).ephemeral(); ok {
+		t.Error("a step without a table")
+	}
+}
+
+func TestModes(t *testing.T) {
+	for _, m := range []Mode{Rollback, Move, Raw} {
+		if got, err := ParseMode(string(m)); got != m || err != nil {
+			t.Errorf("%q: %q, %v", string(m), got, err)
+		}
+		if steps := Aftercare(m, Restored{}); (len(steps) > 0) != (m == Rollback) {
+			t.Errorf("mode %s has %d steps", m, len(steps))
+		}
+	}
+	if _, err := ParseMode("back"); err == nil {
+		t.Error("an unknown mode is read")
+	}
+}
