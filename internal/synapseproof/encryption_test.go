@@ -11,8 +11,6 @@ import (
 	"maunium.net/go/mautrix/id"
 
 	"lifeboat.im/lifeboat/internal/homeserver"
-	"lifeboat.im/lifeboat/restore"
-	"lifeboat.im/lifeboat/synapse"
 )
 
 // TestEncryptionAfterRollback: people who write to each other under end-to-end
@@ -142,6 +140,3 @@ func converse(room id.RoomID, people []*person, texts ...string) []string {
 	}
 	return texts
 }
-
-// rollback makes a restore one after which the same server goes on.
-func rollback(o *restore.Options) { o.Mode = synapse.Rollback }
