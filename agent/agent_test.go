@@ -160,6 +160,7 @@ func TestWalk(t *testing.T) {
 		"CREATE TABLE keyed (id int PRIMARY KEY, v text)",
 		"CREATE TABLE bag (a int, b text)",
 		"CREATE TABLE wide (id serial PRIMARY KEY, big text)",
+		"CREATE UNLOGGED TABLE fleeting (id int PRIMARY KEY)",
 		"INSERT INTO keyed SELECT i, 'v' || i FROM generate_series(1, 1000) i",
 		"INSERT INTO bag SELECT i % 10, 'same' FROM generate_series(1, 100) i",
 	)
@@ -178,11 +179,11 @@ func TestWalk(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(res) != 3 {
-		t.Errorf("verify --live looked at %d tables, want 3", len(res))
+	if len(res) != 4 {
+		t.Errorf("verify --live looked at %d tables, want 4", len(res))
 	}
 	for _, r := range res {
-		if !r.OK {
+		if unlogged := r.Table == "public.fleeting"; r.Left != unlogged || r.OK == unlogged {
 			t.Errorf("verify --live: %+v", r)
 		}
 	}

@@ -37,7 +37,7 @@ func VerifyLive(ctx context.Context, repo *history.Repository, s *history.Secret
 	for i := range cat.Tables {
 		t := &cat.Tables[i]
 		if !t.Capturable {
-			out = append(out, LiveResult{Table: t.Relation.String(), Why: "not captured: " + t.Reason})
+			out = append(out, LiveResult{Table: t.Relation.String(), Why: "not captured: " + t.Reason, Left: t.Left})
 			continue
 		}
 		r, err := liveTable(ctx, src, log, s, o, t)

@@ -145,6 +145,9 @@ type LiveResult struct {
 	Rows  int64  `json:"rows"`
 	OK    bool   `json:"ok"`
 	Why   string `json:"why,omitempty"`
+	// Left: the table is not captured by its nature, for instance unlogged, so there is
+	// nothing to be equal with; OK is false, and it is no finding.
+	Left bool `json:"left,omitempty"`
 }
 
 // Step is one statement of attach or detach, for --dry-run.

@@ -85,6 +85,9 @@ type Table struct {
 	// Capturable: it can enter. Else Reason says why not.
 	Capturable bool
 	Reason     string
+	// Left: it is not captured by its nature: foreign, unlogged, an extension's. A
+	// restore has it empty, or not at all, and that is as it should be.
+	Left bool
 	// Bytes is about the size of the heap and its TOAST table, by the statistics: to
 	// ask for the true size would wait for locks.
 	Bytes int64
@@ -99,7 +102,6 @@ type Table struct {
 
 	heap  bool   // has ctids (access method heap)
 	owner string // the role
-	extra bool   // not captured by its nature: foreign, unlogged, an extension's
 	rls   bool   // row level security hides rows from our role
 	attrs string // attnum:xmin of every column, dropped ones too
 }

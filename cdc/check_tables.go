@@ -53,7 +53,7 @@ func (s *Source) checkTables(ctx context.Context, r *report) error {
 
 // notCaptured: what extensions make, or what a crash empties anyway, is expected.
 func notCaptured(t *Table) State {
-	if t.extra {
+	if t.Left {
 		return Warn
 	}
 	return Fail
@@ -63,7 +63,7 @@ func notCaptured(t *Table) State {
 func (s *Source) mendTable(t *Table) string {
 	name := qualified(t.Relation.Schema, t.Relation.Name)
 	switch {
-	case t.extra:
+	case t.Left:
 		return ""
 	case !t.Owned:
 		return "GRANT " + ident(t.owner) + " TO " + ident(s.parsed.User)

@@ -133,7 +133,7 @@ func (s *Source) decide(t *Table, f *facts, pubs []publication) {
 	}
 	t.Relation.Identity = t.Wanted
 	t.owner, t.rls = f.owner, f.forcedRLS
-	t.extra = f.kind == 'f' || f.persistence == 'u' || f.extension != ""
+	t.Left = f.kind == 'f' || f.persistence == 'u' || f.extension != ""
 	if t.Reason = s.excluded(t, f); t.Reason != "" {
 		t.Capturable = false
 		return

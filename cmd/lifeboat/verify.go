@@ -125,7 +125,10 @@ func (a *app) verifyLive(ctx context.Context) error {
 	var bad int64
 	for _, r := range results {
 		state := "equal"
-		if !r.OK {
+		switch {
+		case r.Left:
+			state = "left out"
+		case !r.OK:
 			state = "DIFFERS"
 			bad++
 		}
