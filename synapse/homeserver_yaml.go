@@ -138,13 +138,16 @@ func resolve(n *yaml.Node) *yaml.Node {
 
 // get gives the value of a key, the last one if it is there twice, as PyYAML does;
 // nil when there is none or it is null.
-func (s section) get(key string) *yaml.Node { return lookUp(s.Node, key, 0) }
+func (s section) get(key string) *yaml.Node { return lookUp(s.Node, key, map[*yaml.Node]bool{}) }
 
-func lookUp(in *yaml.Node, key string, depth int) *yaml.Node {
+// lookUp looks into each mapping once, whatever merges it: they may be many, and
+// merge each other.
+func lookUp(in *yaml.Node, key string, seen map[*yaml.Node]bool) *yaml.Node {
 	n := resolve(in)
-	if n == nil || n.Kind != yaml.MappingNode || depth > 20 {
+	if n == nil || n.Kind != yaml.MappingNode || seen[n] {
 		return nil
 	}
+	seen[n] = true
 	for i := len(n.Content) - 2; i >= 0; i -= 2 {
 		if n.Content[i].Value != key {
 			continue
@@ -163,7 +166,7 @@ func lookUp(in *yaml.Node, key string, depth int) *yaml.Node {
 			from = from[0].Content
 		}
 		for _, f := range from {
-			if v := lookUp(f, key, depth+1); v != nil {
+			if v := lookUp(f, key, seen); v != nil {
 				return v
 			}
 		}
