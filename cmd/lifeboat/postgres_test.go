@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -30,6 +31,7 @@ import (
 //	term                  sends SIGTERM to what runs in the background
 //	listen SECONDS        stands for systemd with a watchdog of that interval
 //	told STATE…           waits until it was told these, in that order; none: it was told nothing
+//	homeserver            writes a homeserver.yaml of $SOURCE, with a password
 //	keep NAME, same NAME  notes what the tables hold; compares $RESTORED with it
 func TestPostgresScripts(t *testing.T) {
 	testpg.Shared(t, testpg.Newest) // once, not in each script
@@ -40,7 +42,7 @@ func postgresCommands() map[string]func(*testscript.TestScript, bool, []string) 
 	cmds := scriptCommands()
 	maps.Copy(cmds, map[string]func(*testscript.TestScript, bool, []string){
 		"sql": sqlCommand, "super": superCommand, "until": untilCommand, "target": targetCommand, "term": termCommand, "keep": keepCommand, "same": sameCommand,
-		"listen": listenCommand, "told": toldCommand,
+		"homeserver": homeserverCommand, "listen": listenCommand, "told": toldCommand,
 	})
 	return cmds
 }
@@ -148,6 +150,15 @@ func contents(ts *testscript.TestScript, dsn string) string {
 		fmt.Fprintf(&b, "%s:\n%s\n", table, psql(ts, dsn, "SELECT t::text FROM "+table+" t ORDER BY t::text"))
 	}
 	return b.String()
+}
+
+func homeserverCommand(ts *testscript.TestScript, _ bool, _ []string) {
+	u, err := url.Parse(ts.Getenv("SOURCE"))
+	ts.Check(err)
+	text := fmt.Sprintf("server_name: example.org\nmedia_store_path: /srv/media\napp_service_config_files: [/etc/irc.yaml]\n"+
+		"database: {name: psycopg2, args: {user: %q, password: hunter2, dbname: %q, host: %q, port: %s, sslmode: disable, cp_max: 10}}\n",
+		u.User.Username(), strings.TrimPrefix(u.Path, "/"), u.Hostname(), u.Port())
+	ts.Check(os.WriteFile(ts.MkAbs("homeserver.yaml"), []byte(text), 0o600))
 }
 
 func termCommand(ts *testscript.TestScript, _ bool, _ []string) {
