@@ -149,7 +149,7 @@ func (k *copier) putOff(ct cdc.Table, err error) error {
 		later = time.Hour
 	case errors.Is(err, cdc.ErrBusy), errors.Is(err, cdc.ErrYield), errors.Is(err, cdc.ErrSnapshotTooOld):
 		k.a.log.Info("copy waits", "table", ct.Relation.String(), "reason", err.Error())
-	case errors.Is(err, cdc.ErrChanged), errors.Is(err, cdc.ErrGone):
+	case errors.Is(err, cdc.ErrChanged), errors.Is(err, cdc.ErrGone), condemned(err): // its chunks get the next generation
 		k.a.log.Info("copy begins again", "table", ct.Relation.String(), "reason", err.Error())
 		signal(k.a.capture.asked)
 	default:

@@ -125,9 +125,7 @@ func (f *flusher) flush(ctx context.Context, b *batch) error {
 	if err := f.a.writeNotes(ctx); err != nil {
 		return err
 	}
-	seg := b.segment(f.durable)
-	seg.Sequences = seqs
-	if err := a.writer.Segment(ctx, seg, history.SegmentMeta{Reach: b.reach, SchemaCertain: a.schemaCertain()}); err != nil {
+	if err := f.segment(ctx, b, seqs); err != nil {
 		return fmt.Errorf("flush to %s: %w", b.end, err)
 	}
 	a.stream.Confirm(b.end)

@@ -390,7 +390,13 @@ func (p *poller) dump(ctx context.Context, cat *cdc.Catalog) error {
 		}
 		*part.to, reach = extents, append(reach, names...)
 	}
-	if err := a.writer.SchemaNote(ctx, s, slices.Compact(reach)); err != nil {
+	err = a.writer.SchemaNote(ctx, s, slices.Compact(reach))
+	if condemned(err) {
+		a.log.Info("schema dump begins again", "reason", err.Error())
+		p.retry = true
+		return nil
+	}
+	if err != nil {
 		return err
 	}
 	p.schema = d.Catalog.Fingerprint
