@@ -78,8 +78,8 @@ func (r *run) aftercare(ctx context.Context) ([]synapse.Step, error) {
 		return nil, err
 	}
 	name := ""
-	if slices.Contains(restored.Columns["users"], "name") {
-		rows, err := query(ctx, r.conn, "SELECT name FROM public.users WHERE name IS NOT NULL LIMIT 1")
+	if restored.HasUsers() {
+		rows, err := query(ctx, r.conn, synapse.NameSQL)
 		if err != nil {
 			return nil, err
 		}
@@ -91,9 +91,8 @@ func (r *run) aftercare(ctx context.Context) ([]synapse.Step, error) {
 	if err != nil {
 		return nil, err
 	}
-	if name != "" && slices.Contains(restored.Columns["current_state_events"], "membership") {
-		rows, err := query(ctx, r.conn, `SELECT DISTINCT room_id FROM public.current_state_events
-WHERE type = 'm.room.member' AND membership = 'join' AND pg_catalog.substr(state_key, pg_catalog.strpos(state_key, ':') + 1) <> `+literal(name))
+	if name != "" && restored.CanShare() {
+		rows, err := query(ctx, r.conn, synapse.SharedSQL(name))
 		if err != nil {
 			return nil, err
 		}

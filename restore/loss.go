@@ -60,7 +60,7 @@ func (p *Plan) since(ctx context.Context, server string, add func(int64)) (*syna
 // is empty.
 func (p *Plan) serverName(ctx context.Context) (string, error) {
 	for _, t := range p.Tables {
-		if t.Table != "public.users" || !t.HasBase {
+		if t.Table != synapse.UsersTable || !t.HasBase {
 			continue
 		}
 		b, err := p.view.Base(ctx, t.Base)

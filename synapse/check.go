@@ -21,6 +21,31 @@ type Check struct {
 const TablesSQL = `SELECT n.nspname, c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 	WHERE c.relkind IN ('r', 'p') AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' ORDER BY 1, 2`
 
+// UsersTable holds the accounts, schema and name.
+const UsersTable = "public.users"
+
+// NameSQL gives an account of the database, and with its domain the server's name.
+const NameSQL = `SELECT name FROM ` + UsersTable + ` WHERE name IS NOT NULL LIMIT 1`
+
+// HasUsers reports whether a database has what [NameSQL] reads.
+func (r *Restored) HasUsers() bool { return r.has("users", "name") }
+
+// AliasTable is where the aliases of rooms stand, for who has an alias and no room id.
+const AliasTable = "room_aliases"
+
+// SharedSQL lists the rooms that a user of another server than name is in: what is
+// lost in them, the others still have.
+func SharedSQL(name string) string {
+	return `SELECT DISTINCT room_id FROM public.current_state_events
+WHERE type = 'm.room.member' AND membership = 'join' AND pg_catalog.substr(state_key, pg_catalog.strpos(state_key, ':') + 1) <> '` +
+		strings.ReplaceAll(name, "'", "''") + `'`
+}
+
+// CanShare reports whether a database has what [SharedSQL] reads.
+func (r *Restored) CanShare() bool {
+	return r.has("current_state_events", "room_id", "type", "state_key", "membership")
+}
+
 // DetectIn is [Detect] over the rows of [TablesSQL].
 func DetectIn(rows [][]string) bool {
 	return Detect(func(schema, table string) bool {
@@ -48,9 +73,9 @@ func Checks(h *Homeserver) []Check {
 		{`SELECT pg_catalog.pg_encoding_to_char(encoding), datcollate, datctype FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()`, h.judgeLocale},
 	}
 	if h != nil {
-		// The same row that Synapse looks at when it starts
-		// (synapse/storage/prepare_database.py, check_database_before_upgrade).
-		checks = append(checks, Check{`SELECT name FROM public.users LIMIT 1`, h.judgeName})
+		// Synapse looks at one account as well when it starts
+		// (storage/databases/main/__init__.py, check_database_before_upgrade).
+		checks = append(checks, Check{NameSQL, h.judgeName})
 	}
 	return checks
 }

@@ -65,7 +65,7 @@ func (f *findFlags) options() (restore.FindOptions, error) {
 		return o, usagef("--limit %d: want 0 (all) or more", f.limit)
 	case f.room != "":
 		if o.Element, o.ID = synapse.Room, f.room; !strings.HasPrefix(f.room, "!") {
-			return o, usagef("--room %q: want the room's id, which begins with ! (in quotes, for the shell); an alias may have been deleted too: `lifeboat find --table room_aliases` finds its commits", f.room)
+			return o, usagef("--room %q: want the room's id, which begins with ! (in quotes, for the shell); an alias may have been deleted too: `lifeboat find --table %s` finds its commits", f.room, synapse.AliasTable)
 		}
 	case f.user != "":
 		if o.Element, o.ID = synapse.User, f.user; !strings.HasPrefix(f.user, "@") || !strings.Contains(f.user, ":") {
