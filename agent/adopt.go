@@ -271,3 +271,26 @@ func forgetAdopting(dir string) error {
 	}
 	return nil
 }
+
+// leftSlot names the slot that the branch which this one left had, if it is still
+// there: nobody reads it any more, and it keeps WAL without end. "" when it is gone.
+func leftSlot(ctx context.Context, src *cdc.Source, repo *history.Repository, s *history.Secrets, v *history.View, own string) (why, mend string, err error) {
+	p := v.Epochs[0].Parent
+	if p == nil || p.ID.SystemID != v.ID.SystemID {
+		return "", "", nil
+	}
+	parent, err := repo.Log(s, p.ID, nil).Load(ctx)
+	if err != nil {
+		return "", "", err
+	}
+	name := parent.Epochs[len(parent.Epochs)-1].Slot
+	if name == "" || name == own {
+		return "", "", nil
+	}
+	slot, err := src.OtherSlot(ctx, name)
+	if err != nil || slot == nil || slot.ActivePID != 0 {
+		return "", "", err
+	}
+	return fmt.Sprintf("the slot %q of database %q, from which this one was restored, keeps %d MiB of WAL and nobody reads it", name, slot.Database, slot.RetainedBytes>>20),
+		fmt.Sprintf("when the old database is not followed any more: SELECT pg_drop_replication_slot('%s')", name), nil
+}

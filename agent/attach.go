@@ -30,9 +30,6 @@ func Attach(ctx context.Context, repo *history.Repository, s *history.Secrets, o
 	if err != nil {
 		return nil, err
 	}
-	if err := ownSlot(slot, o.Source.Slot, id.Database); err != nil {
-		return nil, err
-	}
 	lin, err := attachLineage(o, id, slot)
 	if err != nil {
 		return nil, err
@@ -66,7 +63,10 @@ func Attach(ctx context.Context, repo *history.Repository, s *history.Secrets, o
 // attachLineage gives the lineage that this host follows, a new one when there is none.
 func attachLineage(o Options, id cdc.Identity, slot *cdc.SlotState) (history.LineageID, error) {
 	lin, err := Lineage(o.State)
+	foreign := ownSlot(slot, o.Source.Slot, id.Database)
 	switch {
+	case errors.Is(err, ErrNotAttached) && foreign != nil, err == nil && lin.Source == id.Source && foreign != nil:
+		return lin, foreign
 	case errors.Is(err, ErrNotAttached) && slot != nil:
 		return lin, fmt.Errorf("the slot %q exists already, and this host did not make it: another agent may use it; name another slot, or drop it with SELECT pg_drop_replication_slot('%s'): %w",
 			o.Source.Slot, o.Source.Slot, ErrForeignSource)

@@ -105,6 +105,8 @@ type plant struct {
 type StatusReport struct {
 	Source         string        `json:"source"`
 	Lineage        string        `json:"lineage"`
+	Parent         string        `json:"parent,omitempty"` // the branch that this one left
+	ParentAt       string        `json:"parent_lsn,omitempty"`
 	Epoch          uint64        `json:"epoch"`
 	Durable        record.LSN    `json:"durable"`
 	DurableText    string        `json:"durable_lsn"`

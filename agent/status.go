@@ -28,6 +28,9 @@ func Status(ctx context.Context, repo *history.Repository, s *history.Secrets, o
 		Source: v.ID.Source.String(), Lineage: v.ID.Lineage.String(), Epoch: v.Head.Epoch,
 		Durable: v.Durable, DurableText: v.Durable.String(), DurableTime: v.DurableTime.Time(),
 	}
+	if p := v.Epochs[0].Parent; p != nil {
+		r.Parent, r.ParentAt = p.ID.String(), p.At.String()
+	}
 	tables := map[uint32]int{}
 	for _, b := range v.Bases {
 		i, ok := tables[b.Table]
@@ -80,14 +83,14 @@ func Status(ctx context.Context, repo *history.Repository, s *history.Secrets, o
 		return nil, fmt.Errorf("list the repository: %w", err)
 	}
 	if o.Source.DSN != "" {
-		if err := r.askSource(ctx, o, v); err != nil {
+		if err := r.askSource(ctx, o, repo, s, v); err != nil {
 			r.Notes = append(r.Notes, "the source could not be asked: "+err.Error())
 		}
 	}
 	return r, nil
 }
 
-func (r *StatusReport) askSource(ctx context.Context, o Options, v *history.View) error {
+func (r *StatusReport) askSource(ctx context.Context, o Options, repo *history.Repository, s *history.Secrets, v *history.View) error {
 	src, id, err := o.connect(ctx)
 	if err != nil {
 		return err
@@ -103,6 +106,13 @@ func (r *StatusReport) askSource(ctx context.Context, o Options, v *history.View
 	}
 	lag := int64(pos.Insert) - int64(v.Durable)
 	r.Lag = &lag
+	why, mend, err := leftSlot(ctx, src, repo, s, v, o.Source.Slot)
+	if err != nil {
+		return err
+	}
+	if why != "" {
+		r.Notes = append(r.Notes, why+"; "+mend)
+	}
 	slot, err := src.Slot(ctx)
 	if err != nil {
 		return err
@@ -159,6 +169,15 @@ func Doctor(ctx context.Context, repo *history.Repository, s *history.Secrets, o
 		return append(out, Finding{Name: "history", State: "fail", Why: err.Error(), Mend: "lifeboat verify"}), nil
 	}
 	wasThere(out)
+	if src != nil {
+		why, mend, err := leftSlot(ctx, src, repo, s, v, o.Source.Slot)
+		if err != nil {
+			return out, err
+		}
+		if why != "" {
+			out = append(out, Finding{Name: "old slot", State: string(cdc.Warn), Why: why, Mend: mend})
+		}
+	}
 	return append(out, historyFindings(v)...), nil
 }
 
@@ -173,7 +192,11 @@ func wasThere(found []Finding) {
 }
 
 func historyFindings(v *history.View) []Finding {
-	out := []Finding{{Name: "history", State: "ok", Why: fmt.Sprintf("durable up to %s, committed %s", v.Durable, v.DurableTime)}}
+	why := fmt.Sprintf("durable up to %s", v.Durable)
+	if v.DurableTime != 0 {
+		why += ", committed " + v.DurableTime.String()
+	}
+	out := []Finding{{Name: "history", State: "ok", Why: why}}
 	if !v.Ready {
 		out = append(out, Finding{Name: "first base", State: "warn", Why: "not every table has been copied yet, so nothing can be restored", Mend: "let `lifeboat run` go on; `lifeboat status` shows the tables"})
 	}

@@ -90,9 +90,19 @@ func (s *Source) Slot(ctx context.Context) (*SlotState, error) {
 	return slot, err
 }
 
+// OtherSlot reads a slot of the cluster that is not ours; nil if there is none.
+func (s *Source) OtherSlot(ctx context.Context, name string) (*SlotState, error) {
+	slot, _, err := s.slotNamed(ctx, name)
+	return slot, err
+}
+
 // slot is Slot, with the name of the database that asked.
 func (s *Source) slot(ctx context.Context) (slot *SlotState, database string, err error) {
-	if err := checkSlotName(s.cfg.Slot); err != nil {
+	return s.slotNamed(ctx, s.cfg.Slot)
+}
+
+func (s *Source) slotNamed(ctx context.Context, name string) (slot *SlotState, database string, err error) {
+	if err := checkSlotName(name); err != nil {
 		return nil, "", err
 	}
 	invalidation := "NULL::text"
@@ -106,7 +116,7 @@ func (s *Source) slot(ctx context.Context) (slot *SlotState, database string, er
 		rows, err := c.query(ctx, `SELECT current_database(), plugin, database, active_pid, confirmed_flush_lsn, restart_lsn, wal_status, `+invalidation+`,
 			pg_catalog.pg_wal_lsn_diff(CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
 				ELSE pg_catalog.pg_current_wal_lsn() END, restart_lsn)::int8, coalesce(safe_wal_size, -1)
-			FROM pg_catalog.pg_replication_slots WHERE slot_name = $1`, s.cfg.Slot)
+			FROM pg_catalog.pg_replication_slots WHERE slot_name = $1`, name)
 		if err != nil || len(rows) == 0 {
 			return err
 		}
@@ -119,7 +129,7 @@ func (s *Source) slot(ctx context.Context) (slot *SlotState, database string, er
 		return r.err
 	})
 	if err != nil {
-		return nil, "", fmt.Errorf("read slot %s: %w", s.cfg.Slot, err)
+		return nil, "", fmt.Errorf("read slot %s: %w", name, err)
 	}
 	return slot, database, nil
 }

@@ -28,9 +28,24 @@ type Branches struct {
 // ReadBranches reads the logs of a repository. host is the lineage that this host
 // follows; the zero id when it follows none.
 func ReadBranches(ctx context.Context, repo *history.Repository, s *history.Secrets, host history.LineageID) (*Branches, error) {
-	ids, err := repo.Lineages(ctx)
+	all, err := AllBranches(ctx, repo, s)
 	if err != nil {
 		return nil, err
+	}
+	if i := byID(all, host); i >= 0 {
+		return &Branches{Host: all[i], All: relatives(all, all[i])}, nil
+	}
+	if leaves := Leaves(all); len(leaves) == 1 {
+		return &Branches{Host: leaves[0], All: relatives(all, leaves[0])}, nil
+	}
+	return &Branches{All: all}, nil
+}
+
+// AllBranches reads every log of a repository, each branch after the one that it left.
+func AllBranches(ctx context.Context, repo *history.Repository, s *history.Secrets) ([]*history.View, error) {
+	ids, err := repo.Lineages(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list logs: %w", err)
 	}
 	all := make([]*history.View, 0, len(ids))
 	for _, id := range ids {
@@ -43,13 +58,22 @@ func ReadBranches(ctx context.Context, repo *history.Repository, s *history.Secr
 		}
 		all = append(all, v)
 	}
-	if i := byID(all, host); i >= 0 {
-		return &Branches{Host: all[i], All: relatives(all, all[i])}, nil
+	out := make([]*history.View, 0, len(all))
+	var add func(v *history.View)
+	add = func(v *history.View) {
+		out = append(out, v)
+		for _, o := range all {
+			if p := parentOf(o); p != nil && p.ID == v.ID && !slices.Contains(out, o) {
+				add(o)
+			}
+		}
 	}
-	if leaves := Leaves(all); len(leaves) == 1 {
-		return &Branches{Host: leaves[0], All: relatives(all, leaves[0])}, nil
+	for _, v := range all {
+		if line := Ancestors(all, v); !slices.Contains(out, v) {
+			add(line[len(line)-1])
+		}
 	}
-	return &Branches{All: all}, nil
+	return out, nil
 }
 
 // Leaves gives the views from which no other descends.

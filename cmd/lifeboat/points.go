@@ -3,11 +3,11 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"lifeboat.im/lifeboat/agent"
 	"lifeboat.im/lifeboat/history"
 	"lifeboat.im/lifeboat/record"
 	"lifeboat.im/lifeboat/restore"
@@ -16,6 +16,7 @@ import (
 // branch is one lineage as points prints it.
 type branch struct {
 	Lineage    string      `json:"lineage"`
+	Current    bool        `json:"current"` // this host follows it
 	Parent     string      `json:"parent,omitempty"`
 	ParentAt   string      `json:"parent_lsn,omitempty"`
 	From       string      `json:"from_lsn"`
@@ -57,24 +58,23 @@ func (a *app) points(ctx context.Context, since string) error {
 	if err != nil {
 		return err
 	}
-	_, repo, s, err := a.openAsReader(ctx)
+	c, repo, s, err := a.openAsReader(ctx)
 	if err != nil {
 		return err
 	}
-	ids, err := repo.Lineages(ctx)
+	host, err := agent.Lineage(c.State)
+	if err != nil && !errors.Is(err, agent.ErrNotAttached) {
+		return err
+	}
+	all, err := restore.AllBranches(ctx, repo, s)
 	if err != nil {
-		return fmt.Errorf("list logs: %w", err)
+		return err
 	}
 	branches := []branch{}
-	for _, id := range ids {
-		v, err := repo.Log(s, id, nil).Load(ctx)
-		if errors.Is(err, history.ErrNoLineage) {
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("read log %s: %w", id, err)
-		}
-		branches = append(branches, describe(v, from))
+	for _, v := range all {
+		b := describe(v, from)
+		b.Current = v.ID == host
+		branches = append(branches, b)
 	}
 	if done, err := a.printJSON(branches); done {
 		return err
@@ -148,7 +148,11 @@ func openEnd(l record.LSN) string {
 }
 
 func (a *app) printBranch(b branch) {
-	a.fact("%s", b.Lineage)
+	if b.Current {
+		a.fact("%s  (this host follows it)", b.Lineage)
+	} else {
+		a.fact("%s", b.Lineage)
+	}
 	if b.Parent != "" {
 		a.fact("  branch of   %s, left it at lsn:%s", b.Parent, b.ParentAt)
 	}

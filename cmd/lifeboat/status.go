@@ -35,6 +35,9 @@ func (a *app) status(ctx context.Context) error {
 		return err
 	}
 	a.fact("Source             %s, lineage %s, epoch %d", r.Source, r.Lineage, r.Epoch)
+	if r.Parent != "" {
+		a.fact("Branch of          %s, left it at lsn:%s", r.Parent, r.ParentAt)
+	}
 	if r.DurableTime.After(record.Time(0).Time()) {
 		a.fact("Last recoverable   lsn:%s, committed %s (%s ago)", r.DurableText, moment(r.DurableTime), took(a.now().Sub(r.DurableTime)))
 	} else {
