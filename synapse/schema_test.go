@@ -39,6 +39,7 @@ func live(t *testing.T) (*testpg.Database, schema) {
 	if err := s.Stop(ctx); err != nil {
 		t.Fatal(err)
 	}
+	checkConfiguration(t, s.ConfigPath(), db.Name)
 	out := schema{map[string]map[string]string{}, map[string][]string{}}
 	for _, r := range db.Query(t, `SELECT c.relname, a.attname, format_type(a.atttypid, NULL) FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
 		WHERE c.relkind IN ('r', 'p') AND c.relnamespace = 'public'::regnamespace AND a.attnum > 0 AND NOT a.attisdropped`) {
@@ -60,6 +61,25 @@ func live(t *testing.T) (*testpg.Database, schema) {
 		t.Fatalf("only %d tables and %d sequences: this is no Synapse", len(out.columns), len(out.sequences))
 	}
 	return db, out
+}
+
+// checkConfiguration reads the file that the homeserver was started with, and reaches
+// its database by it.
+func checkConfiguration(t *testing.T, path, name string) {
+	t.Helper()
+	h, err := synapse.ReadHomeserver(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var have string
+	if err := testpg.Connect(t, h.DSN).QueryRow(t.Context(), "SELECT current_database()").Scan(&have); err != nil || have != name {
+		t.Errorf("the connection string of %s reaches %q, %v", path, have, err)
+	}
+	for _, f := range []string{h.MediaStore, h.SigningKey} {
+		if _, err := os.Stat(f); err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 func install(t *testing.T) homeserver.Install {

@@ -111,31 +111,6 @@ func TestSecretsAreMarked(t *testing.T) {
 	}
 }
 
-// No two sequences feed one column, and every column is of a table that is named:
-// otherwise a restore would not look at all values.
-func TestY3_SequencesCoverTheirColumns(t *testing.T) {
-	fed := map[synapse.Column]string{}
-	last := ""
-	for _, q := range synapse.Sequences() {
-		if q.Name <= last {
-			t.Errorf("%s stands after %s", q.Name, last)
-		}
-		last = q.Name
-		if len(q.Feeds) == 0 && q.Name != "user_id_seq" {
-			t.Errorf("%s feeds nothing", q.Name)
-		}
-		for _, f := range q.Feeds {
-			if fed[f] != "" {
-				t.Errorf("%v is fed by %s and %s", f, fed[f], q.Name)
-			}
-			fed[f] = q.Name
-			if _, known := synapse.Named(f.Table); !known {
-				t.Errorf("%s feeds %s, which is not named", q.Name, f.Table)
-			}
-		}
-	}
-}
-
 func TestDetect(t *testing.T) {
 	of := func(names ...string) bool {
 		return synapse.Detect(func(schema, table string) bool { return schema == "public" && slices.Contains(names, table) })
