@@ -1,0 +1,146 @@
+package restore
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"lifeboat.im/lifeboat/internal/testpg"
+	"lifeboat.im/lifeboat/synapse"
+)
+
+// homeserverDDL is the least that is taken for a Synapse, with what its aftercare
+// touches.
+func homeserverDDL() []string {
+	return []string{
+		`CREATE TABLE applied_schema_deltas (version int PRIMARY KEY)`, `CREATE TABLE schema_version (version int PRIMARY KEY)`,
+		`CREATE TABLE event_json (event_id text PRIMARY KEY)`, `CREATE TABLE state_groups_state (state_group bigint PRIMARY KEY)`,
+		`CREATE TABLE users (name text PRIMARY KEY, password_hash text, deactivated smallint DEFAULT 0)`,
+		`CREATE TABLE receipts_linearized (id text PRIMARY KEY, stream_id bigint)`, `CREATE SEQUENCE receipts_sequence`,
+		`CREATE TABLE stream_positions (stream_name text PRIMARY KEY, instance_name text, stream_id bigint)`,
+		`CREATE TABLE e2e_one_time_keys_json (key_id text PRIMARY KEY)`,
+		`CREATE TABLE e2e_fallback_keys_json (key_id text PRIMARY KEY, used boolean)`,
+		`CREATE TABLE presence_stream (user_id text PRIMARY KEY)`, `CREATE TABLE user_ips (ip text PRIMARY KEY)`,
+		`CREATE TABLE current_state_events (room_id text PRIMARY KEY, type text, state_key text, membership text)`,
+		`CREATE TABLE events (event_id text PRIMARY KEY, type text, room_id text, sender text, outlier boolean, stream_ordering bigint, state_key text)`,
+		`CREATE TABLE scheduled_tasks (id text PRIMARY KEY, action text, status text, timestamp bigint, resource_id text, params text, error text)`,
+		`INSERT INTO users VALUES ('@u:here', 'x', 0)`, `INSERT INTO e2e_one_time_keys_json VALUES ('k1'), ('k2')`,
+		`INSERT INTO e2e_fallback_keys_json VALUES ('f', false)`, `INSERT INTO presence_stream VALUES ('@u:here')`, `INSERT INTO user_ips VALUES ('::1')`,
+		`INSERT INTO stream_positions VALUES ('receipts', 'master', 5)`,
+		`INSERT INTO current_state_events VALUES ('!far', 'm.room.member', '@x:there:8448', 'join'), ('!near', 'm.room.member', '@u:here', 'join')`,
+		`INSERT INTO scheduled_tasks VALUES ('t1', 'purge_room', 'active', 1, '!r', '{}'), ('t2', 'update_join_states', 'active', 1, '@u:here', '{}'), ('t3', 'purge_history', 'complete', 1, '!r', '{}')`,
+		`SELECT setval('receipts_sequence', 10)`,
+	}
+}
+
+func TestRollbackOfASynapse(t *testing.T) {
+	l := newSource(t, homeserverDDL()...)
+	want := l.snapshotRows()
+	at := l.change(`INSERT INTO receipts_linearized VALUES ('a', 11)`)
+	l.change(`INSERT INTO receipts_linearized VALUES ('b', 4000)`, `SELECT setval('receipts_sequence', 3000)`,
+		`INSERT INTO events VALUES ('$1', 'm.room.message', '!near', '@u:here', false, 7), ('$2', 'm.room.message', '!far', '@u:here', false, 8)`,
+		`UPDATE users SET deactivated = 1`, `DELETE FROM scheduled_tasks`)
+	to := "before:lsn:" + at.End.String()
+
+	d, report, err := l.restore(to, Options{})
+	check(t, err)
+	if report.Mode != synapse.Rollback || !report.Verified {
+		t.Fatalf("mode %q, verified %t", report.Mode, report.Verified)
+	}
+	for sql, want := range map[string]string{
+		`SELECT count(*) FROM e2e_one_time_keys_json`:                           "0",
+		`SELECT count(*) FROM stream_positions`:                                 "0",
+		`SELECT count(*) FROM presence_stream`:                                  "0",
+		`SELECT count(*) FROM user_ips`:                                         "1",
+		`SELECT count(*) FROM e2e_fallback_keys_json WHERE used`:                "1",
+		`SELECT last_value FROM receipts_sequence`:                              "10004000", // the row of after the point counts
+		`SELECT string_agg(id || status, ' ' ORDER BY id) FROM scheduled_tasks`: "t1failed t2active t3complete",
+		`SELECT error LIKE '%Lifeboat%' FROM scheduled_tasks WHERE id = 't1'`:   "t",
+	} {
+		if got := d.Query(t, sql)[0][0]; got != want {
+			t.Errorf("%s: %s, want %s", sql, got, want)
+		}
+	}
+	loss := report.Loss
+	if tot := loss.Totals; loss.Server != "here" || tot.Messages != 2 || tot.Returns != 1 || tot.Lost() != 1 {
+		t.Errorf("loss: %+v of server %q", loss.Totals, loss.Server)
+	}
+	if again := loss.Again(); !slices.Equal(again, []string{"@u:here"}) {
+		t.Errorf("again: %v", again)
+	}
+
+	// The other modes leave every row alone.
+	for _, m := range []synapse.Mode{synapse.Raw, synapse.Move} {
+		o, at := Options{Mode: m}, to
+		if m == synapse.Move {
+			_, _, err := l.restore(to, o)
+			if !errors.Is(err, ErrNotNewest) {
+				t.Errorf("a move to an older point: %v", err)
+			}
+			at, want = "latest", l.snapshotRows()
+		}
+		d, report, err := l.restore(at, o)
+		check(t, err)
+		l.equal(d, want)
+		if len(report.Aftercare) > 0 || report.Loss != nil {
+			t.Errorf("mode %s did %+v", m, report.Aftercare)
+		}
+	}
+}
+
+// A dry run tells the loss without a target.
+func TestLossBeforeARollback(t *testing.T) {
+	l := newSource(t, homeserverDDL()...)
+	at := l.change(`INSERT INTO receipts_linearized VALUES ('a', 11)`)
+	l.change(`INSERT INTO events VALUES ('$1', 'm.room.message', '!near', '@u:here', false, 7), ('$2', 'm.room.message', '!far', '@x:there', false, 8)`)
+	v := l.view()
+	point, err := must[Target](t)(ParseTarget("lsn:"+at.End.String(), at.Time.Time())).Resolve(t.Context(), v)
+	check(t, err)
+	plan, err := NewPlan(t.Context(), v, point, Options{})
+	check(t, err)
+	loss, err := plan.Loss(t.Context())
+	check(t, err)
+	if loss.Server != "here" || loss.Totals.Messages != 2 || loss.Totals.Returns != 1 {
+		t.Errorf("loss: %+v of server %q", loss.Totals, loss.Server)
+	}
+	if !strings.Contains(plan.String(), "rollback: ") {
+		t.Errorf("the plan does not say the mode:\n%s", plan)
+	}
+}
+
+// A step that fails leaves nothing of the others, and a target that says that it is
+// unfinished (P3).
+func TestP3_FailedAftercareIsVisiblyUnfinished(t *testing.T) {
+	l := newSource(t, append(homeserverDDL(),
+		`ALTER TABLE scheduled_tasks ADD CHECK (status <> 'failed')`)...)
+	at := l.change(`INSERT INTO receipts_linearized VALUES ('a', 11)`)
+	d := l.src.Cluster.Database(t)
+	_, err := l.restoreInto(d, "lsn:"+at.End.String(), Options{})
+	if err == nil || !strings.Contains(err.Error(), "aftercare, scheduled tasks") {
+		t.Fatalf("the restore says: %v", err)
+	}
+	unfinished(t, d, string(PhaseAfter))
+	if n := d.Query(t, `SELECT count(*) FROM e2e_one_time_keys_json`)[0][0]; n != "2" {
+		t.Errorf("%s one-time keys after a failed aftercare, want both", n)
+	}
+}
+
+func unfinished(t *testing.T, d *testpg.Database, phase string) {
+	t.Helper()
+	if rows := d.Query(t, `SELECT phase FROM lifeboat.restore_state`); len(rows) != 1 || rows[0][0] != phase {
+		t.Errorf("the target says %v, want phase %s", rows, phase)
+	}
+}
+
+func TestModesOfOtherDatabases(t *testing.T) {
+	l := newSource(t, `CREATE TABLE t (id int PRIMARY KEY)`)
+	_, report, err := l.restore("latest", Options{})
+	check(t, err)
+	if report.Mode != synapse.Raw {
+		t.Errorf("the mode is %q, want raw", report.Mode)
+	}
+	if _, _, err := l.restore("latest", Options{Mode: synapse.Rollback}); !errors.Is(err, ErrMode) {
+		t.Errorf("a rollback of what is no Synapse: %v", err)
+	}
+}
