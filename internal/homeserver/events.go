@@ -206,6 +206,14 @@ func (c *Client) PurgeHistory(ctx context.Context, room, before string) error {
 	return c.job(ctx, Path("/_synapse/admin/v1/purge_history_status", a.ID))
 }
 
+// RegenerateDirectory has the user directory built anew, as an admin, in the
+// background: Synapse empties its tables and makes _temp_populate_user_directory_…
+// for the time (storage/databases/main/user_directory.py). It is refused while that
+// goes on.
+func (c *Client) RegenerateDirectory(ctx context.Context) error {
+	return c.Do(ctx, http.MethodPost, "/_synapse/admin/v1/background_updates/start_job", map[string]any{"job_name": "regenerate_directory"}, nil)
+}
+
 // RoomsOnServer gives the ids of the rooms that the database knows, as an admin.
 func (c *Client) RoomsOnServer(ctx context.Context) ([]string, error) {
 	var all []string

@@ -21,8 +21,8 @@ type Load struct {
 	// Pause of each user between two steps, on average; default 100 ms. A rate that a
 	// laptop can follow matters more than speed.
 	Pause time.Duration
-	// Purge is how often an admin purges the history of a room and deletes another
-	// with purge; default never.
+	// Purge is how often an admin purges the history of a room, deletes another with
+	// purge and has the user directory built anew; default never.
 	Purge time.Duration
 	// Enough, if any, ends the load before ctx does. It is asked after every step with
 	// the count of successes by kind, by one goroutine at a time, and keeps nothing.
@@ -282,8 +282,10 @@ func (r *place) some(rng *rand.Rand, by string) string {
 	return newest[rng.IntN(len(newest))].id
 }
 
-// clean is the admin at work: every so often the history of a room is purged and
-// another room is deleted with purge. Work that has begun is waited for.
+// clean is the admin at work: every so often the history of a room is purged,
+// another room is deleted with purge, and the user directory is built anew, for
+// which Synapse makes tables and drops them. Purges are waited for; a directory
+// that is still being built refuses the next one.
 func (w *world) clean(ctx context.Context) {
 	rng := rand.New(rand.NewPCG(w.load.Seed, 1<<32))
 	tick := time.NewTicker(w.load.Purge)
@@ -297,6 +299,7 @@ func (w *world) clean(ctx context.Context) {
 		work, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		w.count(work, "purge history", w.purge(work, rng))
 		w.count(work, "delete room", w.remove(work, rng))
+		w.count(work, "regenerate directory", w.admin.RegenerateDirectory(work))
 		cancel()
 	}
 }

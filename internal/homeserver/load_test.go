@@ -16,7 +16,7 @@ func TestLoad(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	kinds := []string{"purge history", "delete room"}
+	kinds := []string{"purge history", "delete room", "regenerate directory"}
 	for _, s := range steps() {
 		kinds = append(kinds, s.name)
 	}

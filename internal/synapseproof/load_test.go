@@ -135,7 +135,7 @@ func (l *lab) enough(did *homeserver.Result, v *history.View, points int) {
 	l.t.Helper()
 	for _, kind := range []string{
 		"message", "edit", "redaction", "reaction", "thread", "join", "to-device", "claim keys", "receipt", "read marker",
-		"upload", "account data", "state", "login", "create room", "purge history", "delete room",
+		"upload", "account data", "state", "login", "create room", "purge history", "delete room", "regenerate directory",
 	} {
 		if did.Done[kind] == 0 {
 			l.t.Errorf("the load has no %s", kind)
