@@ -24,7 +24,7 @@ const notYet = "this version follows the database only; files come later"
 func (h *Homeserver) Inventory() []Part {
 	parts := []Part{{
 		Name: "database", Path: h.Database, Inside: true,
-		Why: "every table is followed: users, rooms, events, device keys, what is known of media",
+		Why: "users, rooms, events, device keys, what is known of media",
 	}, {
 		Name: "media store", Path: h.MediaStore,
 		Why:  "uploads exist nowhere else, and without them clients get 404; " + notYet,

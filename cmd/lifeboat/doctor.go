@@ -34,7 +34,7 @@ func (a *app) doctor(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("doctor: %w", err)
 	}
-	findings = append(findings, a.doctorHomeserver(ctx, c)...)
+	findings = append(findings, a.doctorHomeserver(ctx, c, findings)...)
 	var fails int64
 	for _, f := range findings {
 		if f.State == "fail" {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -66,7 +67,8 @@ func (a *app) detect(ctx context.Context, dsn string) (profile, why string) {
 // the backup holds. What is outside is a warning, loud and one line each: the
 // database is backed up as it should be, and no command of this version would mend
 // it (docs/decisions).
-func (a *app) doctorHomeserver(ctx context.Context, c *config) []agent.Finding {
+// before are the findings of the source and of the history.
+func (a *app) doctorHomeserver(ctx context.Context, c *config, before []agent.Finding) []agent.Finding {
 	if c.profile() != profileSynapse {
 		return nil
 	}
@@ -88,7 +90,7 @@ func (a *app) doctorHomeserver(ctx context.Context, c *config) []agent.Finding {
 	}
 	out = append(out, a.askHomeserver(ctx, c)...)
 	if h != nil {
-		out = append(out, inventory(h)...)
+		out = append(out, inventory(h, captured(before))...)
 	}
 	return out
 }
@@ -112,12 +114,23 @@ func (a *app) askHomeserver(ctx context.Context, c *config) []agent.Finding {
 	return out
 }
 
-func inventory(h *synapse.Homeserver) []agent.Finding {
+// captured reports whether the findings say that the database can be restored.
+func captured(before []agent.Finding) bool {
+	return !slices.ContainsFunc(before, func(f agent.Finding) bool {
+		return f.State == "fail" && f.Name == "slot" ||
+			f.State != "ok" && slices.Contains([]string{"source", "publication", "lineage", "history", "first base"}, f.Name)
+	})
+}
+
+func inventory(h *synapse.Homeserver, captured bool) []agent.Finding {
 	var out []agent.Finding
 	for _, p := range h.Inventory() {
 		f := agent.Finding{Name: p.Name, State: "ok", Why: "inside the backup: " + p.Path + "; " + p.Why}
-		if !p.Inside {
+		switch {
+		case !p.Inside:
 			f.State, f.Why, f.Mend = "warn", "NOT in the backup: "+p.Path+"; "+p.Why, p.Mend
+		case !captured:
+			f.State, f.Why, f.Mend = "warn", "NOT in the backup yet: "+p.Path+"; what is missing stands above", "`lifeboat attach`, then let `lifeboat run` go on"
 		}
 		out = append(out, f)
 	}
