@@ -36,9 +36,14 @@ func (e Element) Columns(table string) []string {
 func Users() (table, column string) { return "users", "name" }
 
 // Lasting reports whether somebody misses a row of the table when it is deleted: not
-// those of queues, which are deleted when they were delivered or done, nor what the
-// server computes again or lets expire. Unknown tables are lasting.
+// those of queues, which are deleted when they were delivered or done, nor the ends of
+// a room's graph, of which a message replaces several by one, nor what the server
+// computes again or lets expire. Unknown tables are lasting.
 func Lasting(table string) bool {
+	switch table {
+	case "event_forward_extremities", "event_backward_extremities", "partial_state_events", "partial_state_rooms", "partial_state_rooms_servers":
+		return false
+	}
 	t, known := Named(table)
 	if !known {
 		return true

@@ -7,7 +7,7 @@ import (
 )
 
 // TestRestoredBoots is the shortest way through everything: a message, an accident,
-// the way back, the message.
+// the commit found, the way back, the message.
 func TestRestoredBoots(t *testing.T) {
 	l := newLab(t)
 	ctx := t.Context()
@@ -18,18 +18,14 @@ func TestRestoredBoots(t *testing.T) {
 	l.attach()
 	k := l.start()
 	l.ready()
-	id, err := l.admin.Say(ctx, room, "before")
-	if err != nil {
-		t.Fatal(err)
-	}
-	at := l.mark("before")
+	id := l.conversation(room, "one", "before")
 	if err := l.admin.DeleteRoom(ctx, room, true); err != nil {
 		t.Fatal(err)
 	}
 	l.mark("after")
 	k.stop(t)
 
-	db := l.restoreTo("lsn:" + at.String())
+	db := l.restoreTo(l.accident(room), rollback)
 	s := l.bootOn(db.DSN)
 	events, err := l.admin.On(s).Messages(ctx, room, 10)
 	if err != nil {
