@@ -94,6 +94,17 @@ func (d *database) open(ctx context.Context) (*pgconn.PgConn, error) {
 	return conn, nil
 }
 
+// empty refuses the target before anything is read from the store for it (P1).
+func (d *database) empty(ctx context.Context, startOver bool) error {
+	conn, err := d.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer closeConn(conn)
+	_, err = d.refuse(ctx, conn, startOver)
+	return err
+}
+
 // openCalm makes a session on which much is read.
 func (d *database) openCalm(ctx context.Context) (*pgconn.PgConn, error) {
 	c := *d

@@ -33,6 +33,9 @@ func (p *Plan) Materialise(ctx context.Context, dsn string, s *history.Secrets, 
 	if err != nil {
 		return report, err
 	}
+	if err := db.empty(ctx, p.options.StartOver); err != nil {
+		return report, err
+	}
 	schema, err := openDump(ctx, p, db)
 	if err != nil {
 		return report, err

@@ -2,8 +2,10 @@ package restore
 
 import (
 	"errors"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"lifeboat.im/lifeboat/chunkstore"
 	"lifeboat.im/lifeboat/chunkstore/storetest"
@@ -121,6 +123,13 @@ func TestP1_TargetIsEmptyOrRefused(t *testing.T) {
 	d.Exec(t, `SELECT lo_create(4711)`)
 	if _, err := l.restoreInto(d, "latest", Options{}); !errors.Is(err, ErrNotEmpty) {
 		t.Fatalf("a large object: %v", err)
+	}
+	// Nothing is fetched, and no program is started, for a target that is refused.
+	v := l.view()
+	point := must[Point](t)(must[Target](t)(ParseTarget("latest", time.Time{})).Resolve(t.Context(), v))
+	plan := must[*Plan](t)(NewPlan(t.Context(), v, point, Options{PgRestore: filepath.Join(t.TempDir(), "nowhere")}))
+	if _, err := plan.Materialise(t.Context(), d.DSN, l.secrets, nil); !errors.Is(err, ErrNotEmpty) {
+		t.Fatalf("without pg_restore: %v, want the refusal first", err)
 	}
 }
 

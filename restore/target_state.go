@@ -32,29 +32,14 @@ SELECT what FROM found f WHERE NOT EXISTS (SELECT FROM ext e WHERE e.classid = f
 // claim makes sure that the target is empty (P1) and marks it as unfinished (P3).
 // A crash right after it leaves the marks and nothing else.
 func (d *database) claim(ctx context.Context, conn *pgconn.PgConn, p *Plan) (notes []string, err error) {
-	rows, err := query(ctx, conn, "SELECT pg_catalog.to_regclass('lifeboat.restore_state') IS NOT NULL")
-	if err != nil {
-		return nil, fmt.Errorf("look into the target: %w", err)
-	}
-	if rows[0][0] == "t" {
-		if err := d.takeBack(ctx, conn, p.options.StartOver); err != nil {
-			return nil, err
+	unfinished, err := d.refuse(ctx, conn, p.options.StartOver)
+	if err == nil && unfinished {
+		if err = d.takeBack(ctx, conn); err == nil {
+			err = d.nothingIn(ctx, conn)
 		}
 	}
-	rows, err = query(ctx, conn, foreign)
 	if err != nil {
-		return nil, fmt.Errorf("look into the target: %w", err)
-	}
-	if len(rows) > 0 {
-		var what []string
-		for i, r := range rows {
-			if i == 3 {
-				what = append(what, "…")
-				break
-			}
-			what = append(what, r[0])
-		}
-		return nil, fmt.Errorf("restore into database %s: %w: it has %s; make a new one (createdb) and restore into that", d.name, ErrNotEmpty, strings.Join(what, ", "))
+		return nil, err
 	}
 	err = runSQL(ctx, conn, `BEGIN; CREATE SCHEMA lifeboat;
 CREATE TABLE lifeboat.restore_state (started timestamptz, lineage text, point text, phase text, plan text, extensions text[], database_comment text);
@@ -72,20 +57,52 @@ COMMIT`)
 	return notes, nil
 }
 
-// takeBack drops what an unfinished restore of ours made. The database was empty
-// when it began, so all that is in it is ours, except the extensions it notes.
-func (d *database) takeBack(ctx context.Context, conn *pgconn.PgConn, startOver bool) error {
-	rows, err := query(ctx, conn, "SELECT started, point, phase FROM lifeboat.restore_state")
+// refuse says why nothing may be restored into the target, and changes nothing;
+// unfinished: an earlier restore of ours is in it, which is to be taken back.
+func (d *database) refuse(ctx context.Context, conn *pgconn.PgConn, startOver bool) (unfinished bool, err error) {
+	rows, err := query(ctx, conn, "SELECT pg_catalog.to_regclass('lifeboat.restore_state') IS NOT NULL")
 	if err != nil {
-		return fmt.Errorf("read the state of the unfinished restore: %w", err)
+		return false, fmt.Errorf("look into the target: %w", err)
 	}
-	if len(rows) != 1 {
-		return fmt.Errorf("restore into database %s: %w: it has a lifeboat.restore_state that is not ours", d.name, ErrNotEmpty)
+	if rows[0][0] != "t" {
+		return false, d.nothingIn(ctx, conn)
 	}
-	if !startOver {
-		return fmt.Errorf("restore into database %s: %w to %s (begun %s, reached: %s); drop it and begin again with --start-over, or drop the database",
+	rows, err = query(ctx, conn, "SELECT started, point, phase FROM lifeboat.restore_state")
+	switch {
+	case err != nil:
+		return true, fmt.Errorf("read the state of the unfinished restore: %w", err)
+	case len(rows) != 1:
+		return true, fmt.Errorf("restore into database %s: %w: it has a lifeboat.restore_state that is not ours", d.name, ErrNotEmpty)
+	case !startOver:
+		return true, fmt.Errorf("restore into database %s: %w to %s (begun %s, reached: %s); drop it and begin again with --start-over, or drop the database",
 			d.name, ErrUnfinished, rows[0][1], rows[0][0], rows[0][2])
 	}
+	return true, nil
+}
+
+// nothingIn refuses a database that holds anything.
+func (d *database) nothingIn(ctx context.Context, conn *pgconn.PgConn) error {
+	rows, err := query(ctx, conn, foreign)
+	if err != nil {
+		return fmt.Errorf("look into the target: %w", err)
+	}
+	var what []string
+	for i, r := range rows {
+		if i == 3 {
+			what = append(what, "…")
+			break
+		}
+		what = append(what, r[0])
+	}
+	if len(what) == 0 {
+		return nil
+	}
+	return fmt.Errorf("restore into database %s: %w: it has %s; make a new one (createdb) and restore into that", d.name, ErrNotEmpty, strings.Join(what, ", "))
+}
+
+// takeBack drops what an unfinished restore of ours made. The database was empty
+// when it began, so all that is in it is ours, except the extensions it notes.
+func (d *database) takeBack(ctx context.Context, conn *pgconn.PgConn) error {
 	// The state table goes last, so that a crash in between is a claim like any other.
 	for {
 		rows, err := query(ctx, conn, `SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -105,7 +122,7 @@ AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend e WHERE e.classid = 'pg_catalog
 			return fmt.Errorf("drop the tables of the unfinished restore: %w", err)
 		}
 	}
-	rows, err = query(ctx, conn, `SELECT pg_catalog.format('DROP EVENT TRIGGER IF EXISTS %I CASCADE', evtname) FROM pg_catalog.pg_event_trigger
+	rows, err := query(ctx, conn, `SELECT pg_catalog.format('DROP EVENT TRIGGER IF EXISTS %I CASCADE', evtname) FROM pg_catalog.pg_event_trigger
 UNION ALL SELECT pg_catalog.format('DROP PUBLICATION IF EXISTS %I', pubname) FROM pg_catalog.pg_publication
 UNION ALL SELECT pg_catalog.format('DROP EXTENSION IF EXISTS %I CASCADE', extname) FROM pg_catalog.pg_extension
   WHERE NOT EXISTS (SELECT FROM lifeboat.restore_state WHERE extname::text = ANY (extensions))
