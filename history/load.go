@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 
 	"lifeboat.im/lifeboat/chunkstore"
@@ -17,16 +18,24 @@ import (
 // The last epoch is read first and whole, up to the first number that is absent:
 // only ended epochs lose entries, so the tail is never in doubt (protocol §3). Its
 // newest checkpoint is the lineage's; if it has none, its entry 0 names the newest.
+// A number that is absent while a later one is there is damage too: what follows it
+// would be taken for void.
 func (l *Log) Load(ctx context.Context) (*View, error) {
 	last, ok, err := l.lastEpoch(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if !ok {
+		if err := l.noneBehind(ctx, Position{}); err != nil {
+			return nil, err
+		}
 		return nil, fmt.Errorf("load %s: %w", l.id, ErrNoLineage)
 	}
 	tail, err := l.readEpoch(ctx, Position{Epoch: last}, false)
 	if err != nil {
+		return nil, err
+	}
+	if err := l.noHole(ctx, tail[len(tail)-1]); err != nil {
 		return nil, err
 	}
 	v := &View{ID: l.id, log: l}
@@ -46,6 +55,65 @@ func (l *Log) Load(ctx context.Context) (*View, error) {
 		return nil, err
 	}
 	return v, v.foldAll(tail)
+}
+
+// noHole looks whether anything lies behind the entry that seems to be the last one.
+// Entries are created in order, each when the one before is durable, so what a
+// listing shows behind a number that is absent says that one was lost. A listing
+// that shows too little finds less.
+func (l *Log) noHole(ctx context.Context, last *entry) error {
+	next := Position{Epoch: last.at.Epoch + 1}
+	if last.kind != KindEnd {
+		if err := l.noneBehind(ctx, last.at.next()); err != nil {
+			return err
+		}
+	}
+	if err := l.noneBehind(ctx, next); err != nil {
+		return err
+	}
+	for k := uint64(1); k < epochsAhead; k++ {
+		behind := Position{Epoch: next.Epoch + k}
+		there, err := l.exists(ctx, behind)
+		if err != nil {
+			return err
+		}
+		if there {
+			return l.notLost(ctx, next, behind)
+		}
+	}
+	return nil
+}
+
+// noneBehind lists at's epoch for entries behind at, which was absent.
+func (l *Log) noneBehind(ctx context.Context, at Position) error {
+	behind, key := Position{}, l.id.key(at)
+	err := l.b.List(ctx, key[:strings.LastIndexByte(key, '/')+1], func(i chunkstore.Info) error {
+		if _, p, ok := parseEntryKey(i.Key); ok && at.Before(p) {
+			behind = p
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("list epoch %d of %s: %w", at.Epoch, l.id, err)
+	}
+	if behind == (Position{}) {
+		return nil
+	}
+	return l.notLost(ctx, at, behind)
+}
+
+// epochsAhead is how far behind the last epoch the first entries of others are looked
+// for: bisection stops before one that is lost.
+const epochsAhead = 3
+
+// notLost makes damage of an entry that is absent before one that is there; it may
+// have come meanwhile.
+func (l *Log) notLost(ctx context.Context, at, behind Position) error {
+	there, err := l.exists(ctx, at)
+	if err != nil || there {
+		return err
+	}
+	return damaged(l.id.key(at), "the entry is missing, and a later one, %s, is there", behind)
 }
 
 // loadBefore brings v to the end of the epoch before the one that first opens.
