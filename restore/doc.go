@@ -26,4 +26,11 @@
 // newest versions. Tables without a key are multisets of line hashes with counts.
 // What does not fit the memory budget is done in several rounds: fewer tables at
 // once, then one table by ranges of the hash.
+//
+// # Aftercare
+//
+// The proof is of the rows as they were at the commit. Only then comes what the mode
+// asks for ([Options].Mode): a Synapse that goes on from an earlier time needs its
+// sequences above every value ever handed out, and more; package synapse says it as
+// data, and it is done in one transaction before the marks of P3 go.
 package restore

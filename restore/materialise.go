@@ -128,7 +128,7 @@ func (r *run) all(ctx context.Context) (err error) {
 		}
 	}
 	if n := len(r.report.Failed); n > 0 {
-		return fmt.Errorf("restore into database %s: %w: the target refused %d statements of the schema, the first: %s: %s; the rows are proven, the target stays marked as unfinished",
+		return fmt.Errorf("restore into database %s: %w: the target refused %d statements of the schema, the first: %s: %s; the rows are proven, nothing more was done to them, the target stays marked as unfinished",
 			r.db.name, ErrLosses, n, r.report.Failed[0].Error, firstLine(r.report.Failed[0].Statement))
 	}
 	if err := r.after(ctx); err != nil {

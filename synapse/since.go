@@ -27,6 +27,7 @@ type Since struct {
 	shapes map[uint32]*shape
 	feeds  map[string][]feed
 	does   map[string]func(*Since, change)
+	stream map[string]string // name in stream_positions to sequence
 	// members are member events whose row in room_memberships is still to come, in the
 	// same transaction: event id to room.
 	members map[string]string
@@ -56,9 +57,12 @@ func NewSince(server string) *Since {
 	s := &Since{
 		server: server, rooms: map[string]*RoomLoss{}, users: map[string]*UserLoss{},
 		newest: map[string]int64{}, shapes: map[uint32]*shape{}, feeds: map[string][]feed{},
-		does: handlers(), members: map[string]string{}, devices: map[string]bool{},
+		does: handlers(), stream: map[string]string{}, members: map[string]string{}, devices: map[string]bool{},
 	}
 	for _, q := range Sequences() {
+		if q.Stream != "" {
+			s.stream[q.Stream] = q.Name
+		}
 		for _, c := range q.Feeds {
 			s.feeds[c.Table] = append(s.feeds[c.Table], feed{sequence: q.Name, column: c.Column, negated: c.Negated})
 		}
@@ -172,10 +176,8 @@ func (s *Since) values(c change) {
 		}
 		if c.shape.rel.Name == "stream_positions" {
 			v, ok := r.number("stream_id")
-			for _, q := range Sequences() {
-				if ok && q.Stream != "" && q.Stream == r.text("stream_name") {
-					s.newest[q.Name] = max(s.newest[q.Name], v)
-				}
+			if q := s.stream[r.text("stream_name")]; ok && q != "" {
+				s.newest[q] = max(s.newest[q], v)
 			}
 		}
 	}
