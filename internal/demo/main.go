@@ -1,7 +1,9 @@
-// Command demo shows Lifeboat at work on a real PostgreSQL: it loads a database,
-// backs it up while pgbench writes, deletes a table by mistake, finds the commit,
-// restores the moment before it and compares. Everything lies in one folder;
-// when it ends, by itself or by Ctrl-C, nothing of it runs any more.
+// Command demo shows Lifeboat at work. Its first story is a homeserver: people talk
+// on a real Synapse while it is backed up, a room is deleted with purge, the commit
+// is found, the moment before it restored, and Synapse boots on that. The generic
+// story is any PostgreSQL database, with pgbench for its application. Everything
+// lies in one folder; when it ends, by itself or by Ctrl-C, nothing of it runs any
+// more.
 //
 // It types what an administrator types: the lifeboat binary and PostgreSQL's own
 // client programs. `make demo` installs and builds these first.
@@ -32,8 +34,11 @@ func run() int {
 	flag.StringVar(&o.dir, "dir", ".lifeboat-demo", "folder for everything")
 	flag.StringVar(&o.lifeboat, "lifeboat", "./lifeboat", "the lifeboat binary")
 	flag.StringVar(&o.pg, "pg", filepath.Join(".tools", "pg18"), "folder of a PostgreSQL installation")
-	flag.IntVar(&o.scale, "scale", 5, "size of the database, in 100,000 accounts")
-	flag.IntVar(&o.seconds, "seconds", 15, "how long pgbench writes before the accident")
+	flag.StringVar(&o.tools, "tools", ".", "folder that holds .tools with Synapse")
+	flag.StringVar(&o.story, "story", "synapse", "synapse or generic")
+	flag.IntVar(&o.messages, "messages", 600, "messages in the room that is deleted (synapse)")
+	flag.IntVar(&o.scale, "scale", 5, "size of the database, in 100,000 accounts (generic)")
+	flag.IntVar(&o.seconds, "seconds", 15, "how long clients write before the accident")
 	flag.BoolVar(&clean, "clean", false, "remove the folder and end")
 	flag.Parse()
 	if err := o.resolve(); err != nil {
@@ -46,13 +51,25 @@ func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	d := &demo{options: o, out: os.Stdout}
-	err := d.walk(ctx)
+	err := d.tell(ctx)
 	d.stopAll()
 	if ctx.Err() != nil {
 		fmt.Fprintln(os.Stderr, "demo: interrupted; nothing of it runs any more")
 		return 130
 	}
 	return report(err)
+}
+
+// tell walks through the story that was asked for.
+func (d *demo) tell(ctx context.Context) error {
+	if d.story == "generic" {
+		return d.walk(ctx, (&shop{demo: d}).steps())
+	}
+	m := &matrix{demo: d}
+	if err := m.needSynapse(); err != nil {
+		return err
+	}
+	return d.walk(ctx, m.steps())
 }
 
 func report(err error) int {
@@ -65,20 +82,24 @@ func report(err error) int {
 
 // options say where things are; all paths are absolute after resolve.
 type options struct {
-	dir, lifeboat, pg string
-	scale, seconds    int
+	dir, lifeboat, pg, tools string
+	story                    string
+	scale, seconds, messages int
 }
 
 func (o *options) resolve() error {
-	for _, p := range []*string{&o.dir, &o.lifeboat, &o.pg} {
+	for _, p := range []*string{&o.dir, &o.lifeboat, &o.pg, &o.tools} {
 		abs, err := filepath.Abs(*p)
 		if err != nil {
 			return err
 		}
 		*p = abs
 	}
-	if o.scale < 1 || o.seconds < 1 {
-		return errors.New("-scale and -seconds are at least 1")
+	if o.scale < 1 || o.seconds < 1 || o.messages < 1 {
+		return errors.New("-scale, -seconds and -messages are at least 1")
+	}
+	if o.story != "synapse" && o.story != "generic" {
+		return fmt.Errorf("there is no story %q: synapse or generic", o.story)
 	}
 	return nil
 }

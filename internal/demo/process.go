@@ -47,7 +47,7 @@ func (d *demo) start(name, log string, as *syscall.Credential, signals []syscall
 		_ = cmd.Wait()
 		close(p.done)
 	}()
-	d.running = append(d.running, p)
+	d.ends = append(d.ends, p.stop)
 	return p, nil
 }
 
@@ -76,10 +76,10 @@ func (p *process) stop() {
 
 // stopAll ends what was started last first.
 func (d *demo) stopAll() {
-	for len(d.running) > 0 {
-		last := len(d.running) - 1
-		d.running[last].stop()
-		d.running = d.running[:last]
+	for len(d.ends) > 0 {
+		last := len(d.ends) - 1
+		d.ends[last]()
+		d.ends = d.ends[:last]
 	}
 }
 
