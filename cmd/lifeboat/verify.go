@@ -122,7 +122,7 @@ func (a *app) verifyLive(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("verify --live: %w", err)
 	}
-	var bad int64
+	var bad, equal int64
 	for _, r := range results {
 		state := "equal"
 		switch {
@@ -131,9 +131,12 @@ func (a *app) verifyLive(ctx context.Context) error {
 		case !r.OK:
 			state = "DIFFERS"
 			bad++
+		default:
+			equal++
 		}
 		a.fact("%-8s %s: %s%s", state, r.Table, count(r.Rows, "row", "rows"), prefixed(": ", r.Why))
 	}
+	a.fact("%s equal to the backup.", count(equal, "table is", "tables are"))
 	if _, err := a.printJSON(results); err != nil {
 		return err
 	}
