@@ -187,15 +187,18 @@ func (d *matrix) close(ctx context.Context) error {
 	return err
 }
 
-// find asks for the room's commits since the accident. The first of them, the last
-// printed, is where the deletion began: it made everybody leave the room before it
-// purged it.
+// find asks which commits deleted from the room. Synapse made everybody leave it
+// before it purged it: find takes the deletion as one accident and names the moment
+// before its first commit.
 func (d *matrix) find(ctx context.Context) error {
 	var found []struct {
 		Deletes uint64 `json:"deletes"`
 		Before  string `json:"restore_at"`
+		Run     *struct {
+			Before string `json:"restore_at"`
+		} `json:"run"`
 	}
-	args := []string{"find", "--room", d.square, "--since", d.accident.Format(time.RFC3339), "--limit", "0", "--key", key}
+	args := []string{"find", "--room", d.square, "--deletes", "--key", key}
 	err := d.wait(ctx, "the accident to be in the repository", time.Minute, d.agent, func() (bool, error) {
 		if err := d.facts(ctx, &found, args...); err != nil {
 			return false, err
@@ -210,7 +213,9 @@ func (d *matrix) find(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.at = found[len(found)-1].Before
+	if d.at = found[0].Before; found[0].Run != nil {
+		d.at = found[0].Run.Before
+	}
 	return d.lifeboatRun(ctx, args...)
 }
 
