@@ -44,10 +44,13 @@ type Found struct {
 	Tables []TableChange `json:"tables"`
 	// Before is the restore target of the state just before the commit.
 	Before string `json:"before"`
-	// Run is the accident that the commit is part of; nil when it lost nothing.
+	// Run is the accident that the commit is part of; nil when it neither lost anything
+	// nor gave the order.
 	Run *Run `json:"run,omitempty"`
 
 	loss uint64
+	// ordered: it holds the order to delete (synapse.Orders), which begins a Run.
+	ordered bool
 }
 
 // TableChange is what a commit did to one table's rows that are looked for.
@@ -64,7 +67,7 @@ type TableChange struct {
 // changed is how many rows were changed.
 func (c *TableChange) changed() uint64 { return c.Inserts + c.Updates + c.Deletes + c.Truncates }
 
-// Run is a row of commits that lost rows, each within [RunGap] of the next: what one
+// Run is a row of commits that lost rows or gave the order to, each within [RunGap] of the next: what one
 // accident does is often several transactions, and only before the first of them is
 // nothing missing.
 type Run struct {
@@ -120,7 +123,7 @@ func Find(ctx context.Context, v *history.View, o FindOptions) ([]Found, error) 
 	}
 	for i := range out {
 		for j := range runs {
-			if c := out[i].Commit.End; out[i].loss > 0 && runs[j].First.End <= c && c <= runs[j].Last.End {
+			if c := out[i].Commit.End; (out[i].loss > 0 || out[i].ordered) && runs[j].First.End <= c && c <= runs[j].Last.End {
 				out[i].Run = &runs[j]
 			}
 		}
@@ -215,6 +218,7 @@ func (f *finder) commit() {
 	for i := range c.Tables {
 		t := &c.Tables[i]
 		deletes = deletes || t.Deletes+t.Truncates > 0
+		c.ordered = c.ordered || f.o.Element == synapse.Room && synapse.Orders(t.rel.Name) && t.Inserts > 0
 		if f.o.Element != 0 && !synapse.Lasting(t.rel.Name) {
 			continue
 		}
@@ -224,11 +228,11 @@ func (f *finder) commit() {
 		c.loss += t.Truncates
 	}
 	c.Before = "before:lsn:" + c.Commit.End.String()
-	if c.loss > 0 {
+	if c.loss > 0 || c.ordered {
 		f.lose(Run{First: c.Commit, Last: c.Commit, Commits: 1, Rows: c.loss, Before: c.Before})
 	}
 	if f.o.Element != 0 {
-		deletes = c.loss > 0
+		deletes = c.loss > 0 || c.ordered
 	}
 	if f.o.Deletes && !deletes || c.Commit.Time < f.since {
 		return

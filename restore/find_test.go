@@ -145,6 +145,33 @@ func TestFindRoom(t *testing.T) {
 	}
 }
 
+// TestFindOrder: an accident begins with the order, before anything is deleted; what
+// is done between order and purge deletes nothing and is undone too.
+func TestFindOrder(t *testing.T) {
+	m := newMatrix(t)
+	const room = "!a:here"
+	table := m.pick(func(t synapse.Table) bool { return len(t.Room) > 0 && synapse.Lasting(t.Name) })
+	tasks := m.pick(func(t synapse.Table) bool { return synapse.Orders(t.Name) })
+	one := func(op record.Op, table, id string) *tx {
+		x := &tx{}
+		line := m.row(table, 1, in(synapse.Room, table, id))
+		if op == record.Delete {
+			x.add(m.rels[table], op, line, "")
+		} else {
+			x.add(m.rels[table], op, "", line)
+		}
+		return x
+	}
+	c := m.segment(one(record.Insert, table, room), one(record.Insert, tasks, "!b:here"), one(record.Insert, tasks, room), one(record.Insert, table, room), one(record.Delete, table, room))
+	got := m.find(FindOptions{Element: synapse.Room, ID: room, Deletes: true})
+	if len(got) != 2 || got[0].Commit.End != c[4].End || got[1].Commit.End != c[2].End {
+		t.Fatalf("found %+v, want the order and the purge", got)
+	}
+	if r := got[0].Run; r == nil || r != got[1].Run || r.Before != "before:lsn:"+c[2].End.String() || r.Rows != 1 {
+		t.Errorf("the accident is %+v, want it to begin with the order", r)
+	}
+}
+
 // TestFindUserAndEvent: a user by the full id, where it is local also by the
 // localpart; an event; ids that COPY escapes; a line in extents.
 func TestFindUserAndEvent(t *testing.T) {

@@ -54,3 +54,9 @@ func Lasting(table string) bool {
 	}
 	return t.Category == Core
 }
+
+// Orders reports whether a row that is inserted into the table with a room's id is an
+// order to delete: shutdown_and_purge_room, purge_room or purge_history
+// (handlers/pagination.py). What it does first deletes nothing: everybody is made to
+// leave.
+func Orders(table string) bool { return table == "scheduled_tasks" }

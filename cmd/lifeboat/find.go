@@ -20,7 +20,8 @@ or an event: newest first, each with the restore target just before it.
 --deletes keeps those that deleted rows or truncated the table; of a room, a user or
 an event those after which rows were missing that somebody misses: a message replaces
 rows, and queues empty, all the time. What one accident deletes is often several
-transactions: the line above them says how to restore before the first.`
+transactions, the first of which is the order to delete the room: the line above them
+says how to restore before the first.`
 
 type findFlags struct {
 	table, room, user, event, since, lineage string
