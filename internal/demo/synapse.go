@@ -42,7 +42,7 @@ func (d *matrix) steps() []step {
 		{"And everything else that clients hold on to?", d.check},
 		{"Synapse boots a second time: the room is not purged again", d.bootAgain},
 		{"The repository is whole, and equal to the old database", d.verify},
-		{"What it weighs", d.sizes},
+		{"What it weighs", d.weigh},
 		{"The agent stops in order, the old database is left as it was", d.detach},
 	}
 }
@@ -224,7 +224,7 @@ func (d *matrix) restore(ctx context.Context) error {
 	if _, err := d.sql(ctx, "postgres", "CREATE DATABASE restored OWNER synapse"); err != nil {
 		return err
 	}
-	return d.lifeboatRun(ctx, "restore", "--at", d.at, "--to", d.dsn("restored"), "--mode", "rollback", "--key", key)
+	return d.lifeboatBrief(ctx, []string{"  table ", "            "}, "restore", "--at", d.at, "--to", d.dsn("restored"), "--mode", "rollback", "--key", key)
 }
 
 // bootRestored ends the old homeserver and starts the restored one, whose
@@ -375,6 +375,15 @@ func (d *matrix) bootAgain(ctx context.Context) error {
 		return err
 	}
 	return d.restored.Stop(ctx)
+}
+
+func (d *matrix) weigh(ctx context.Context) error {
+	size, err := d.sql(ctx, "postgres", "SELECT pg_size_pretty(pg_database_size('synapse'))")
+	if err != nil {
+		return err
+	}
+	d.say("the database has %s on disk", size)
+	return d.sizes(ctx)
 }
 
 // needSynapse looks for what make demo installs.
