@@ -150,11 +150,22 @@ func checkAccount(ctx context.Context, t *testing.T, alice *Client, room string)
 }
 
 func checkKeys(ctx context.Context, t *testing.T, alice, bob *Client, room string) {
+	before, err := bob.Sync(ctx, "", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if n, err := alice.UploadKeys(ctx, 5, true); err != nil || n != 5 {
 		t.Fatalf("upload: %d, %v", n, err)
 	}
 	if err := alice.CrossSign(ctx); err != nil {
 		t.Fatal(err)
+	}
+	after, err := bob.Sync(ctx, before.Next, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if who, err := bob.KeyChanges(ctx, before.Next, after.Next); err != nil || !slices.Contains(who, alice.UserID) {
+		t.Errorf("changes: %v, %v", who, err)
 	}
 	all, err := bob.QueryKeys(ctx, alice.UserID)
 	if err != nil || all.Devices[alice.UserID][alice.DeviceID] == nil || all.Master[alice.UserID] == nil || all.SelfSigning[alice.UserID] == nil {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -188,6 +189,15 @@ func (c *Client) QueryKeys(ctx context.Context, users ...string) (*PublicKeys, e
 	}
 	a := &PublicKeys{}
 	return a, c.Do(ctx, http.MethodPost, clientV3+"/keys/query", map[string]any{"device_keys": want}, a)
+}
+
+// KeyChanges gives the users whose keys changed between two sync tokens.
+func (c *Client) KeyChanges(ctx context.Context, from, to string) ([]string, error) {
+	var a struct {
+		Changed []string `json:"changed"`
+	}
+	err := c.Do(ctx, http.MethodGet, clientV3+"/keys/changes?"+url.Values{"from": {from}, "to": {to}}.Encode(), nil, &a)
+	return a.Changed, err
 }
 
 // ToDevice sends a message to devices, user id → device id → content; the device

@@ -144,6 +144,13 @@ func (l *lab) enough(did *homeserver.Result, v *history.View, points int) {
 	if points < 10 {
 		l.t.Errorf("%d points were exact, want 10 at least", points)
 	}
+	tables := map[uint32]bool{}
+	for _, b := range v.Bases {
+		tables[b.Table] = true
+	}
+	if len(v.Bases) <= len(tables) {
+		l.t.Errorf("no table was copied twice: no digest was held against what the records predict")
+	}
 	if len(v.Histories) < 2 {
 		l.t.Errorf("%d merges, want 2 at least", len(v.Histories))
 	}
