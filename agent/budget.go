@@ -31,11 +31,15 @@ func (a *agent) budget(ctx context.Context) error {
 		if slot == nil {
 			return lostSlot(nil, a.o.Source.Slot)
 		}
+		over, err := a.o.wal.over(slot.RetainedBytes)
+		if err != nil {
+			return err
+		}
 		switch {
-		case limit < 0:
-		case slot.RetainedBytes > limit:
+		case over:
 			a.stream.Close()
 			return letGo(a.source, slot.RetainedBytes, limit)
+		case limit < 0:
 		case slot.RetainedBytes > limit/2 && !warned:
 			warned = true
 			a.log.Warn("the source keeps much WAL for us", "bytes", slot.RetainedBytes, "budget", limit)
@@ -60,8 +64,11 @@ func (o *Options) guard(ctx context.Context) error {
 		return nil // a slot of that name there is not ours
 	}
 	slot, err := src.Slot(ctx)
-	if err != nil || slot == nil || slot.RetainedBytes <= o.Tuning.WALBudget {
+	if err != nil || slot == nil {
 		return nil // as above
+	}
+	if over, err := o.wal.over(slot.RetainedBytes); err != nil || !over {
+		return err
 	}
 	return letGo(src, slot.RetainedBytes, o.Tuning.WALBudget)
 }

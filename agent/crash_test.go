@@ -81,6 +81,23 @@ func TestDroppedBeforeItsFirstCopy(t *testing.T) {
 	testpg.WaitFor(t, 30*time.Second, "its interval to be closed", func() bool { return len(openIncompletes(b.view())) == 0 })
 }
 
+// runWhileWritten runs the agent until it ends by itself, and writes all the while.
+func (b *bench) runWhileWritten(sql string) (err error) {
+	b.t.Helper()
+	done := make(chan error, 1)
+	go func() { done <- Run(b.t.Context(), b.repo, b.agentSecrets(), b.o) }()
+	testpg.WaitFor(b.t, 120*time.Second, "run to end", func() bool {
+		b.db.Exec(b.t, sql)
+		select {
+		case err = <-done:
+			return true
+		default:
+			return false
+		}
+	})
+	return err
+}
+
 // TestBudgetWithoutStore: the source's disk does not fill because the store is away.
 func TestBudgetWithoutStore(t *testing.T) {
 	b, g := gated(t, "CREATE TABLE k (id serial PRIMARY KEY, v text)")
@@ -90,7 +107,7 @@ func TestBudgetWithoutStore(t *testing.T) {
 	g.fail = func(string) (before, after bool) { return true, false }
 	g.mu.Unlock()
 	b.o.Tuning.WALBudget = 1 << 20
-	err := Run(t.Context(), b.repo, b.agentSecrets(), b.o)
+	err := b.runWhileWritten("INSERT INTO k (v) SELECT repeat('x', 1000) FROM generate_series(1, 100)")
 	if !errors.Is(err, ErrSourceLost) || !strings.Contains(err.Error(), "wal_budget") {
 		t.Errorf("run without a store: %v, want the slot given up", err)
 	}

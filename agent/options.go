@@ -89,6 +89,8 @@ type Options struct {
 
 	// freshSlot: the slot is dropped and made anew although it is not lost.
 	freshSlot bool
+	// wal is that of the Run.
+	wal *allowance
 	// plant alters what is captured, for the tests that show that the next copy finds it.
 	plant plant
 }

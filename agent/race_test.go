@@ -369,7 +369,7 @@ func TestBudgetAndNewBase(t *testing.T) {
 	b.db.Exec(t, "INSERT INTO k (v) SELECT repeat('x', 1000) FROM generate_series(1, 20000)")
 	b.o.Tuning.WALBudget = 1 << 20
 	b.o.Tuning.RPO = time.Hour // it keeps up with nothing
-	err := Run(t.Context(), b.repo, b.agentSecrets(), b.o)
+	err := b.runWhileWritten("INSERT INTO k (v) SELECT repeat('x', 1000) FROM generate_series(1, 100)")
 	if err == nil || !strings.Contains(err.Error(), "wal_budget") || !strings.Contains(err.Error(), "--new-base") {
 		t.Fatalf("run over its budget: %v, want it to give the slot up and say so", err)
 	}

@@ -118,11 +118,12 @@ func (o *Options) connect(ctx context.Context) (*cdc.Source, cdc.Identity, error
 // the last one after several attempts without progress (G4).
 func Run(ctx context.Context, repo *history.Repository, s *history.Secrets, o Options) error {
 	o = o.defaults()
+	o.wal = &allowance{dir: o.State, limit: o.Tuning.WALBudget, log: o.Log}
 	failed, again := 0, o.NewBase
 	for {
 		flushed, err := session(ctx, repo, s, &o)
 		if err == nil {
-			return nil
+			return o.wal.forget()
 		}
 		if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 			return nil
@@ -259,6 +260,8 @@ func (a *agent) takeSlot(ctx context.Context, log *history.Log) error {
 		}
 	} else if lost {
 		return lostSlot(slot, a.o.Source.Slot)
+	} else if _, err := a.o.wal.over(slot.RetainedBytes); err != nil { // how much it is at the start
+		return err
 	}
 	if a.stream, err = a.source.Stream(ctx, cdc.StreamOptions{Wait: -1}); err != nil {
 		switch {
