@@ -63,7 +63,11 @@ func TestFederationHeals(t *testing.T) {
 	}
 	d.say(bea, "while the other was away", 3)
 
-	s := l.bootOn(l.restoreTo("lsn:"+at.String(), rollback).DSN)
+	r := l.restoreTo("lsn:"+at.String(), rollback)
+	if t, said := r.report.Loss.Totals, len(d.ids)-kept-3; t.Messages != said || t.Returns != t.Sum() {
+		l.t.Errorf("the loss report speaks of %+v, want %d messages that all return", t, said)
+	}
+	s := l.bootOn(r.DSN)
 	ann = ann.On(s)
 	events, err := ann.Messages(ctx, room, 500)
 	if err != nil {
