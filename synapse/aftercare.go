@@ -97,8 +97,8 @@ type Step struct {
 // Margins: how far a sequence is set beyond the greatest value that is known to
 // have been handed out. It must exceed what the old server handed out after the
 // last commit that reached the repository: a broken agent over a long weekend, at
-// 40 events a second. Both were tried on a running Synapse: it boots, nothing loops
-// over the gap, every position follows.
+// 40 events a second. Both were tried on a running Synapse, with workers too: it
+// boots, and nothing loops over the gap (see [Restored.streamPositions]).
 const (
 	margin = 10_000_000
 	// marginInt4 is for sequences that feed columns of four bytes, which are all of
@@ -202,11 +202,42 @@ func (r *Restored) fallbackKeys() (Step, bool) {
 	}, r.has("e2e_fallback_keys_json", "used")
 }
 
+// streamPositions moves every position to where its sequence is now. Without a row a
+// writer takes its place from the sequence, but a worker that only reads the stream
+// begins at the newest row and walks up to the writer; through to-device messages it
+// walks in steps of a hundred ids (get_all_new_device_messages), for a quarter of an
+// hour over the margin, and answers every /sync with nothing meanwhile. So that
+// stream gets a row even when it had none: of the main process, and Synapse deletes
+// it at boot when another one writes.
 func (r *Restored) streamPositions() (Step, bool) {
+	const toDevice = "to_device"
+	var streams, now []string
+	insert := ""
+	for _, s := range Sequences() {
+		if s.Stream == "" || !slices.Contains(r.Sequences, s.Name) {
+			continue
+		}
+		streams = append(streams, s.Stream)
+		// The step before has called every sequence. UPDATE cannot read a sequence in FROM.
+		value := "pg_catalog.pg_sequence_last_value(" + text("public."+quote(s.Name)) + "::pg_catalog.regclass)"
+		now = append(now, "("+text(s.Stream)+", "+value+")")
+		if s.Stream == toDevice {
+			insert = fmt.Sprintf("INSERT INTO public.stream_positions (stream_name, instance_name, stream_id) SELECT %[1]s, 'master', %[2]s "+
+				"WHERE NOT EXISTS (SELECT FROM public.stream_positions WHERE stream_name = %[1]s);\n", text(toDevice), value)
+		}
+	}
+	known := "DELETE FROM public.stream_positions;\n"
+	if len(streams) > 0 {
+		// A position of the backfill stream may be stored as it is counted down.
+		known = fmt.Sprintf("DELETE FROM public.stream_positions WHERE stream_name NOT IN (%s);\n", textList(streams)) +
+			"UPDATE public.stream_positions p SET stream_id = CASE WHEN p.stream_id < 0 THEN -s.now ELSE s.now END\nFROM (VALUES " +
+			strings.Join(now, ",\n") + ") s (stream, now) WHERE s.stream = p.stream_name;\n"
+	}
 	return Step{
-		Name: "stream positions", SQL: "DELETE FROM public.stream_positions;", Source: "storage/util/id_generators.py; reference §2.2",
-		Why: "each writer takes its place from the sequence at boot; old places would only be compared with it",
-	}, r.has("stream_positions")
+		Name: "stream positions", SQL: known + insert, Source: "storage/util/id_generators.py, storage/databases/main/deviceinbox.py; reference §2.2",
+		Why: "each writer takes its place from the sequence at boot, and a worker that reads must begin there too: " +
+			"it would walk up to it for minutes, and show nobody anything new",
+	}, r.has("stream_positions", "stream_name", "instance_name", "stream_id")
 }
 
 // keptEphemeral are ephemeral tables that stay: they inform people, and no code acts

@@ -52,6 +52,29 @@ func TestY3_SequencesPassEveryValueSeen(t *testing.T) {
 	}
 }
 
+// A worker that reads begins where the writer does; the writer refuses to boot when a
+// position is beyond its sequence.
+func TestPositionsFollowTheSequences(t *testing.T) {
+	db := testpg.Shared(t, testpg.Newest).Database(t)
+	db.Exec(t, `CREATE TABLE stream_positions (stream_name text, instance_name text, stream_id bigint)`,
+		`INSERT INTO stream_positions VALUES ('events', 'a', 40), ('events', 'b', 49), ('backfill', 'a', -7), ('gone', 'a', 5)`,
+		`CREATE SEQUENCE events_stream_seq`, `CREATE SEQUENCE events_backfill_stream_seq`, `CREATE SEQUENCE device_inbox_sequence`,
+		`SELECT setval('events_stream_seq', 1000), setval('events_backfill_stream_seq', 2000), setval('device_inbox_sequence', 3000)`)
+	r := Restored{
+		Sequences: []string{"events_stream_seq", "events_backfill_stream_seq", "device_inbox_sequence"},
+		Columns:   map[string][]string{"stream_positions": {"stream_name", "instance_name", "stream_id"}},
+	}
+	step, ok := r.streamPositions()
+	if !ok {
+		t.Fatal("no step")
+	}
+	db.Exec(t, step.SQL, step.SQL) // a second rollback finds the row of the first
+	got := db.Query(t, "SELECT string_agg(stream_name || ' ' || instance_name || ' ' || stream_id, ', ' ORDER BY stream_name, instance_name) FROM stream_positions")[0][0]
+	if want := "backfill a -2000, events a 1000, events b 1000, to_device master 3000"; got != want {
+		t.Errorf("the positions are %s, want %s", got, want)
+	}
+}
+
 // A table that stays and refers to an ephemeral one keeps it: TRUNCATE without CASCADE
 // would fail, and with it would empty both.
 func TestEphemeralKeepsWhatIsReferenced(t *testing.T) {
