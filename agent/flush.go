@@ -55,7 +55,7 @@ func (f *flusher) run(ctx context.Context) error {
 	slow, stop := lingering(ctx, drainFor)
 	defer stop()
 	for ctx.Err() == nil {
-		b, wait := c.take(f.a.o.Tuning.RPO, false)
+		b, wait := c.take(f.a.o.Tuning.RPO-f.a.o.Tuning.rest(), false)
 		if b != nil {
 			if err := f.flush(slow, b); err != nil {
 				return err

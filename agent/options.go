@@ -45,8 +45,9 @@ type SourceOptions struct {
 // Tuning bounds what the agent does beside following the stream; the zero value
 // is the default everywhere.
 type Tuning struct {
-	// RPO: a commit is durable at the latest this long after it was received, when
-	// the store answers; default 5 s.
+	// RPO: a flush begins at the latest this long after the first commit that it
+	// holds, when the stream keeps up; default 5 s. A tenth of it, 500 ms at most, the
+	// commits may lie unread.
 	RPO time.Duration
 	// WALBudget is how many bytes of WAL the slot may retain before the agent lets
 	// go of it; 0: 2 GiB; negative: unlimited.
@@ -67,6 +68,9 @@ type Tuning struct {
 	// Memory bounds the segments in flight, in bytes; default 16 MiB each, two.
 	SegmentBytes int
 }
+
+// rest is how long changes may lie unread: part of the RPO.
+func (t *Tuning) rest() time.Duration { return min(t.RPO/10, 500*time.Millisecond) }
 
 // Options are everything that the service needs.
 type Options struct {

@@ -263,7 +263,7 @@ func (a *agent) takeSlot(ctx context.Context, log *history.Log) error {
 	} else if _, err := a.o.wal.over(slot.RetainedBytes); err != nil { // how much it is at the start
 		return err
 	}
-	if a.stream, err = a.source.Stream(ctx, cdc.StreamOptions{Wait: -1}); err != nil {
+	if a.stream, err = a.source.Stream(ctx, cdc.StreamOptions{Wait: -1, Rest: a.o.Tuning.rest()}); err != nil {
 		switch {
 		case errors.Is(err, cdc.ErrSlotActive):
 			return fmt.Errorf("another agent holds the slot: stop it first: %w: %w", err, ErrLater)

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 
+	"lifeboat.im/lifeboat/internal/calm"
 	"lifeboat.im/lifeboat/record"
 )
 
@@ -41,6 +42,10 @@ type StreamOptions struct {
 	// Silence is how long the server may send nothing while it is being asked for an
 	// answer; 0: the greater of five minutes and twice wal_sender_timeout.
 	Silence time.Duration
+	// Rest is how long what was sent may lie unread while the stream keeps up: it is
+	// then read, and the walsender woken to send more, a few times a second and not
+	// for each commit. 0: it is read at once.
+	Rest time.Duration
 }
 
 // System is what IDENTIFY_SYSTEM said on the stream's own connection.
@@ -70,6 +75,8 @@ type Stream struct {
 	received  atomic.Uint64
 	asked     atomic.Uint64 // position at which the server last waited for us
 
+	rest     time.Duration // StreamOptions.Rest
+	resting  bool
 	feedback feedback
 }
 
@@ -116,7 +123,7 @@ func (s *Source) acquire(ctx context.Context, o StreamOptions) (st *Stream, time
 	if err != nil {
 		return nil, timeout, err
 	}
-	st = &Stream{conn: conn, meter: m, log: s.log, now: s.now}
+	st = &Stream{conn: conn, meter: m, log: s.log, now: s.now, rest: o.Rest}
 	defer func() {
 		if err != nil {
 			conn.shut()
@@ -223,6 +230,7 @@ func (st *Stream) Run(ctx context.Context, h Handler) error {
 // read is the loop of Run; it has no context: a deadline in the past ends it.
 func (st *Stream) read(h Handler) error {
 	front := st.conn.Frontend()
+	defer calm.Rest(st.conn.Conn(), 0)
 	for {
 		msg, err := front.Receive()
 		if err != nil {
@@ -267,6 +275,7 @@ func (st *Stream) copyData(b []byte, h Handler) error {
 		}
 		if open && !st.walk.open {
 			raise(&st.received, uint64(st.walk.end))
+			st.pace(time.Duration(int64(binary.BigEndian.Uint64(b[17:]))-int64(st.walk.at)) * time.Microsecond)
 		}
 		return nil
 	case len(b) == keepalive && b[0] == 'k':
@@ -287,6 +296,20 @@ func (st *Stream) copyData(b []byte, h Handler) error {
 		return fmt.Errorf("an empty message: %w", ErrProtocol)
 	}
 	return fmt.Errorf("message %q of %d bytes: %w", b[0], len(b), ErrProtocol)
+}
+
+// pace lets the reader rest while the stream keeps up; lag is how long after its
+// commit the server sent a transaction, by its own clock.
+func (st *Stream) pace(lag time.Duration) {
+	switch {
+	case st.rest == 0:
+	case !st.resting && lag <= st.rest:
+		st.resting = true
+		calm.Rest(st.conn.Conn(), st.rest)
+	case st.resting && lag > 3*st.rest:
+		st.resting = false
+		calm.Rest(st.conn.Conn(), 0)
+	}
 }
 
 // streamError adds our sentinel to what the server said within the stream.

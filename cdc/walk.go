@@ -82,6 +82,7 @@ type walker struct {
 	open  bool       // between Begin and Commit
 	final record.LSN // of the open transaction
 	end   record.LSN // of the newest complete commit
+	at    record.Time
 }
 
 func newWalker(near, sent *atomic.Uint64) *walker {
@@ -199,7 +200,7 @@ func (w *walker) commit(c *cursor, h Handler) error {
 	case commit != w.final || end <= commit:
 		return bad("it does not fit its begin")
 	}
-	w.open, w.end = false, end
+	w.open, w.end, w.at = false, end, t
 	raise(w.sent, uint64(end))
 	return h.Commit(commit, end, t)
 }

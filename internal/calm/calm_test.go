@@ -7,19 +7,22 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 )
 
 // pair gives both ends of a connection, the first one calm.
-func pair(t *testing.T) (ours, theirs net.Conn) {
+func pair(t *testing.T) (ours, theirs net.Conn) { return pairOf(t, "tcp", "127.0.0.1:0") }
+
+func pairOf(t *testing.T, network, addr string) (ours, theirs net.Conn) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen(network, addr)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	ours, err = Dial(new(net.Dialer).DialContext)(context.Background(), "tcp", l.Addr().String())
+	ours, err = Dial(new(net.Dialer).DialContext)(context.Background(), network, l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,7 +35,14 @@ func pair(t *testing.T) (ours, theirs net.Conn) {
 }
 
 func TestEveryByteComes(t *testing.T) {
-	ours, theirs := pair(t)
+	t.Run("tcp", func(t *testing.T) { everyByteComes(t, "tcp", "127.0.0.1:0", 0) })
+	t.Run("tcp rested", func(t *testing.T) { everyByteComes(t, "tcp", "127.0.0.1:0", time.Millisecond) })
+	t.Run("unix rested", func(t *testing.T) { everyByteComes(t, "unix", filepath.Join(t.TempDir(), "s"), time.Millisecond) })
+}
+
+func everyByteComes(t *testing.T, network, addr string, rest time.Duration) {
+	ours, theirs := pairOf(t, network, addr)
+	Rest(ours, rest)
 	sent := make([]byte, 3<<20+7)
 	_, _ = rand.Read(sent)
 	go func() {
@@ -81,5 +91,48 @@ func TestDeadlines(t *testing.T) {
 	_ = ours.SetReadDeadline(time.Unix(1, 0))
 	if err := <-done; !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Fatalf("read after its deadline: %v", err)
+	}
+}
+
+// What comes while the reader rests comes in one read: it is not woken for each.
+func TestRest(t *testing.T) {
+	for _, network := range []string{"tcp", "unix"} {
+		addr := "127.0.0.1:0"
+		if network == "unix" {
+			addr = filepath.Join(t.TempDir(), "s")
+		}
+		ours, theirs := pairOf(t, network, addr)
+		Rest(ours, 300*time.Millisecond)
+		got := make(chan int)
+		go func() {
+			for {
+				n, err := ours.Read(make([]byte, 1000))
+				if err != nil {
+					close(got)
+					return
+				}
+				got <- n
+			}
+		}()
+		tick := time.NewTicker(5 * time.Millisecond)
+		const sent = 40
+		for range sent {
+			<-tick.C
+			if _, err := theirs.Write([]byte{1}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		tick.Stop()
+		reads, bytes := 0, 0
+		for bytes < sent {
+			n, ok := <-got
+			if !ok {
+				t.Fatalf("%s: the connection ended after %d bytes", network, bytes)
+			}
+			reads, bytes = reads+1, bytes+n
+		}
+		if reads > sent/4 {
+			t.Errorf("%s: %d reads for %d bytes", network, reads, sent)
+		}
 	}
 }

@@ -1,0 +1,33 @@
+package cdc
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"lifeboat.im/lifeboat/internal/testpg"
+)
+
+// TestStreamRests: a stream that keeps up is read a few times a second, brings all
+// the same, and one that falls behind has no rest until it has caught up.
+func TestStreamRests(t *testing.T) {
+	const rest = 50 * time.Millisecond
+	d := testpg.Shared(t, 18).Database(t)
+	s := ready(t, d, "CREATE TABLE t (i int)")
+	h := &tape{}
+	st, stop := play(t, s, h, StreamOptions{Rest: rest})
+	const n = 200
+	for i := range n {
+		d.Exec(t, fmt.Sprintf("INSERT INTO t VALUES (%d)", i))
+	}
+	wait(t, "every transaction", func() bool { return len(h.all()) == n })
+	_ = stop()
+	for i, step := range []struct {
+		lag  time.Duration
+		want bool
+	}{{rest, true}, {3 * rest, true}, {3*rest + 1, false}, {2 * rest, false}, {rest, true}} {
+		if st.pace(step.lag); st.resting != step.want {
+			t.Errorf("step %d, %s behind: resting is %t", i, step.lag, st.resting)
+		}
+	}
+}
