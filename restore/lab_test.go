@@ -25,6 +25,7 @@ type lab struct {
 	t       testing.TB
 	mem     *storetest.Memory
 	secrets *history.Secrets
+	repo    *history.Repository
 	log     *history.Log
 	w       *history.Writer
 	lsn     record.LSN
@@ -75,7 +76,7 @@ func newLabOn(t testing.TB, b chunkstore.Backend) *lab {
 	l.clock = record.FromTime(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC))
 	repo, secrets, err := history.Create(ctx, b, history.CreateOptions{Recipients: []string{op.Recipient().String()}})
 	check(t, err)
-	l.secrets = secrets
+	l.secrets, l.repo = secrets, repo
 	l.log = repo.Log(secrets, labLineage(), nil)
 	l.w, err = l.log.Begin(ctx, nil, history.KeyDir(filepath.Join(t.TempDir(), "keys")), history.Opening{
 		Timeline: 1, Slot: "lifeboat", ServerVersion: 180006, XMax: l.xid, Durable: l.lsn,
