@@ -66,10 +66,16 @@ func TestBranches(t *testing.T) {
 			of   history.LineageID
 			want record.LSN
 		}{
-			{"latest", id, d[1].End}, {"before:latest", id, d[0].End},
-			{"lsn:" + c[2].End.String(), root, c[2].End}, {"before:lsn:" + c[2].End.String(), root, c[1].End}, {"before:lsn:" + d[1].End.String(), id, d[0].End},
-			{xid(c[0]), root, c[0].End}, {"before:" + xid(d[1]), id, d[0].End},
-			{stamp(d[0]), id, d[0].End}, {stamp(c[1]), root, c[1].End}, {"before:" + stamp(c[2]), root, c[1].End},
+			{"latest", id, d[1].End},
+			{"before:latest", id, d[0].End},
+			{"lsn:" + c[2].End.String(), root, c[2].End},
+			{"before:lsn:" + c[2].End.String(), root, c[1].End},
+			{"before:lsn:" + d[1].End.String(), id, d[0].End},
+			{xid(c[0]), root, c[0].End},
+			{"before:" + xid(d[1]), id, d[0].End},
+			{stamp(d[0]), id, d[0].End},
+			{stamp(c[1]), root, c[1].End},
+			{"before:" + stamp(c[2]), root, c[1].End},
 		} {
 			if of, at, err := resolve(b, k.at); err != nil || of != k.of || at != k.want {
 				t.Errorf("%s: %s of %s, %v; want %s of %s", k.at, at, of, err, k.want, k.of)
