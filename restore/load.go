@@ -210,8 +210,14 @@ func (l *loader) aim(j *tableJob) error {
 	return nil
 }
 
-// largeBase is from which size on a table may be loaded by all workers at once.
+// largeBase is from which size on a table is read back by several sessions.
 const largeBase = 32 << 20
+
+// togetherFrom is from which size on a table may be loaded by all workers at once.
+// Sessions that load together mix their pages, and the copy which adopts the restored
+// database then meets none of the chunks that exist: worth it where it saves minutes,
+// not for seconds.
+const togetherFrom = 512 << 20
 
 // together reports whether the largest table is loaded by all workers at once: by
 // one alone it would still be under way when the others are long done. Otherwise
@@ -221,8 +227,12 @@ func (l *loader) together(jobs []*tableJob) bool {
 	for _, j := range jobs {
 		total += j.base.Bytes
 	}
+	from := int64(togetherFrom)
+	if l.plan.options.togetherFrom > 0 {
+		from = l.plan.options.togetherFrom
+	}
 	largest := jobs[0].base.Bytes
-	return largest >= largeBase && largest > total/int64(l.workers)*3/2
+	return largest >= from && largest > total/int64(l.workers)*3/2
 }
 
 // loadBases copies the bases, the largest first: one that outweighs the others by

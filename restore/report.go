@@ -59,6 +59,9 @@ type Options struct {
 	Workers int
 	// PgRestore is the directory of pg_restore; empty: found by PATH.
 	PgRestore string
+
+	// togetherFrom is the constant of that name, smaller for a test.
+	togetherFrom int64
 }
 
 // DefaultMemory is the merge's budget when Options name none.

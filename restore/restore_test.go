@@ -421,7 +421,7 @@ func TestLargeTableByRanges(t *testing.T) {
 	l := newSource(t, `CREATE TABLE a (i int PRIMARY KEY, v text)`, `CREATE TABLE small (i int)`,
 		`INSERT INTO a SELECT i, repeat(md5(i::text), 40) FROM generate_series(1, 30000) i`)
 	l.change(`UPDATE a SET v = 'x' WHERE i % 100 = 0`, `DELETE FROM a WHERE i > 29000`)
-	d, report, err := l.restore("latest", Options{Workers: 3})
+	d, report, err := l.restore("latest", Options{Workers: 3, togetherFrom: largeBase})
 	check(t, err)
 	l.equal(d, l.snapshotRows())
 	if report.Rows != 29000 || report.Tables[0].Proof != ProofCommit {
