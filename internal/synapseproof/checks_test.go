@@ -3,7 +3,9 @@ package synapseproof
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -73,28 +75,70 @@ func holds(u *homeserver.Update, body string) bool {
 	return slices.ContainsFunc(u.ToDevice.Events, func(e homeserver.Event) bool { return e.Body() == body })
 }
 
-// syncNewer: a client whose token is newer than the database gets what comes now.
+// syncNewer: a client whose token is newer than the database gets what comes now, of
+// every stream.
 func (p *past) syncNewer(ctx context.Context, s *homeserver.Server) error {
 	body := fmt.Sprintf("after the restore %d", p.boots)
-	p.toBob(s, body)
-	id, err := p.alice.On(s).Say(ctx, p.room, body)
+	want, err := p.news(ctx, s, body)
 	if err != nil {
 		return err
 	}
-	device, event := false, false
+	since := p.newToken
 	for range 3 { // what comes in one sync and what in the next is the server's choice
-		u, err := p.bob.On(s).Sync(ctx, p.newToken, 2*time.Second)
+		u, err := p.bob.On(s).Sync(ctx, since, time.Second)
 		if err != nil {
 			return err
 		}
-		device = device || holds(u, body)
-		event = event || slices.ContainsFunc(u.Rooms.Join[p.room].Timeline.Events, func(e homeserver.Event) bool { return e.EventID == id })
-		if device && event {
+		for what, there := range want {
+			if there(u) {
+				delete(want, what)
+			}
+		}
+		if since = u.Next; len(want) == 0 {
 			p.newToken = u.Next
 			return nil
 		}
 	}
-	return fmt.Errorf("delivered: the to-device message %t, the event %t", device, event)
+	return fmt.Errorf("not delivered: %s", strings.Join(slices.Sorted(maps.Keys(want)), ", "))
+}
+
+// news makes something happen in each stream, and says how a sync shows it.
+func (p *past) news(ctx context.Context, s *homeserver.Server, body string) (map[string]func(*homeserver.Update) bool, error) {
+	alice, bob := p.alice.On(s), p.bob.On(s)
+	p.toBob(s, body)
+	id, err := alice.Say(ctx, p.room, body)
+	if err != nil {
+		return nil, err
+	}
+	invited, err := alice.CreateRoom(ctx, homeserver.Room{Name: "invited", Invite: []string{bob.UserID}})
+	if err != nil {
+		return nil, err
+	}
+	device, err := s.Login(ctx, alice.UserID, alice.Password, "")
+	if err != nil {
+		return nil, err
+	}
+	_, err = device.UploadKeys(ctx, 0, false)
+	kind := "org.example." + strings.ReplaceAll(body, " ", "-")
+	err = errors.Join(err, alice.Receipt(ctx, p.room, "m.read", id, ""), bob.SetAccountData(ctx, "", kind, map[string]any{"n": 1}),
+		bob.SetPushRule(ctx, kind, "word"))
+	account := func(kind string) func(*homeserver.Update) bool {
+		return func(u *homeserver.Update) bool {
+			return slices.ContainsFunc(u.AccountData.Events, func(e homeserver.Event) bool { return e.Type == kind })
+		}
+	}
+	return map[string]func(*homeserver.Update) bool{
+		"the to-device message": func(u *homeserver.Update) bool { return holds(u, body) },
+		"the event": func(u *homeserver.Update) bool {
+			return slices.ContainsFunc(u.Rooms.Join[p.room].Timeline.Events, func(e homeserver.Event) bool { return e.EventID == id })
+		},
+		"the receipt": func(u *homeserver.Update) bool {
+			return slices.ContainsFunc(u.Rooms.Join[p.room].Ephemeral.Events, func(e homeserver.Event) bool { return e.Type == "m.receipt" && e.Content[id] != nil })
+		},
+		"the invitation":   func(u *homeserver.Update) bool { return u.Rooms.Invite[invited] != nil },
+		"the device":       func(u *homeserver.Update) bool { return slices.Contains(u.DeviceLists.Changed, alice.UserID) },
+		"the account data": account(kind), "the push rule": account("m.push_rules"),
+	}, err
 }
 
 func (p *past) reads(ctx context.Context, s *homeserver.Server) error {
