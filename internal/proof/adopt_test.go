@@ -123,7 +123,7 @@ func TestAdoptRestored(t *testing.T) {
 	good := l.mark("good")
 	l.db.Exec(t, "DELETE FROM a")
 	accident := l.mark("accident")
-	k.stop(t)
+	k.Stop(t)
 
 	first, point, of := l.restoreInto("mark:good")
 	if of != root {
@@ -141,8 +141,8 @@ func TestAdoptRestored(t *testing.T) {
 	old := l.child.Source.Slot
 	l.follow(first, old)
 	refused := l.start(func(c *childConfig) { c.Adopt = true })
-	if code := refused.wait(t, time.Minute); code == 0 || !strings.Contains(refused.output(), "`slot: "+old+"_2`") {
-		t.Errorf("a taken slot: %d: %s", code, refused.output())
+	if code := refused.Wait(t, time.Minute); code == 0 || !strings.Contains(refused.Output(), "`slot: "+old+"_2`") {
+		t.Errorf("a taken slot: %d: %s", code, refused.Output())
 	}
 	if l.lineage() != root {
 		t.Fatal("an adoption that was refused changed the state")
@@ -161,7 +161,7 @@ func TestAdoptRestored(t *testing.T) {
 	first.Exec(t, "TRUNCATE a")
 	l.mark("second accident")
 	l.live()
-	k.stop(t)
+	k.Stop(t)
 
 	// Both sides of the branch, by position, each as physical recovery has it.
 	for _, p := range []struct {
@@ -186,7 +186,7 @@ func TestAdoptRestored(t *testing.T) {
 	second.Exec(t, "INSERT INTO bag VALUES ('second')")
 	end := l.mark("end")
 	l.live()
-	k.stop(t)
+	k.Stop(t)
 	got, _, _ := l.restoreInto("latest")
 	testpg.CompareTables(t, oracle.At(t, end).DSN(second.Name), got.DSN, nil)
 	l.verify()
@@ -212,11 +212,11 @@ func TestAdoptSame(t *testing.T) {
 	k := l.start(nil)
 	l.ready()
 	l.mark("end")
-	k.stop(t)
+	k.Stop(t)
 	v := l.view()
 	k = l.adopt(history.Parent{ID: v.ID, At: v.Durable})
 	l.mark("in the second")
-	k.stop(t)
+	k.Stop(t)
 
 	second := l.view()
 	l.child.State = filepath.Join(l.dir, "another state")
@@ -229,7 +229,7 @@ func TestAdoptSame(t *testing.T) {
 		return err == nil && id != second.ID
 	})
 	l.ready()
-	k.stop(t)
+	k.Stop(t)
 	if p := l.view().Epochs[0].Parent; p == nil || p.ID != second.ID {
 		t.Errorf("the third lineage's parent is %+v, want %s", p, second.ID)
 	}

@@ -45,11 +45,11 @@ func TestKeys(t *testing.T) {
 		write()
 		l.mark("round " + string(rune('a'+i)))
 		if i == 3 { // restarted by a kill, without the identity
-			k.kill()
+			k.Kill()
 			k = l.start(nil)
 		}
 	}
-	k.stop(t)
+	k.Stop(t)
 	k = l.start(nil) // what grew is found at the start
 	l.until(time.Minute, "a refresh", func(v *history.View) bool { return len(v.Bases) > bases })
 	for i := range 4 { // the refresh is in an epoch that ends
@@ -59,7 +59,7 @@ func TestKeys(t *testing.T) {
 	l.until(time.Minute, "merges", func(v *history.View) bool {
 		return len(v.Histories) >= 3 && v.Histories[len(v.Histories)-1].KeyEpoch+1 == v.Head.Epoch
 	})
-	k.stop(t)
+	k.Stop(t)
 	l.verify()
 	noIdentity(t, l.child.State, l.operator.Identity)
 

@@ -136,7 +136,7 @@ func (l *lab) start(change func(*childConfig)) *child {
 	if change != nil {
 		change(&c)
 	}
-	return startChild(l.t, l.dir, c)
+	return testpg.StartChild(l.t, l.dir, "agent", childEnv, c)
 }
 
 // view is the picture of an operator.

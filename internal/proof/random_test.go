@@ -87,7 +87,7 @@ func (r random) once(t *testing.T) {
 	l.settled()
 	l.mark("settled")
 	l.live()
-	k.stop(t)
+	k.Stop(t)
 	l.verify()
 
 	v := l.view()
@@ -177,21 +177,21 @@ func (r random) kill(l *lab, rng *rand.Rand) (killed int) {
 		}
 		select {
 		case <-die:
-			k.kill()
+			k.Kill()
 			killed++
-		case <-k.done:
+		case <-k.Done:
 			switch {
-			case k.code == -1: // the store's fault was a kill
+			case k.Code() == -1: // the store's fault was a kill
 				killed++
-			case k.code != exitLater && !strings.Contains(k.tail(3), errInjected.Error()):
-				l.t.Errorf("the agent ended with %d:\n%s", k.code, k.tail(10))
+			case k.Code() != exitLater && !strings.Contains(k.Tail(3), errInjected.Error()):
+				l.t.Errorf("the agent ended with %d:\n%s", k.Code(), k.Tail(10))
 			}
 		}
 		k = l.start(func(c *childConfig) {
 			c.Faults = faults{Seed: rng.Uint64(), Before: 5, After: 5, Read: 1, Kill: 1}
 		})
 	}
-	k.kill()
+	k.Kill()
 	return killed
 }
 

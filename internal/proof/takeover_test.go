@@ -31,26 +31,26 @@ func TestTakeoverFences(t *testing.T) {
 
 	refused := second()
 	l.db.Exec(t, "UPDATE k SET v = 'while two run' WHERE id < 50")
-	if code := refused.wait(t, 90*time.Second); code != exitLater {
-		t.Errorf("a second agent ends with %d, want %d:\n%s", code, exitLater, refused.tail(5))
+	if code := refused.Wait(t, 90*time.Second); code != exitLater {
+		t.Errorf("a second agent ends with %d, want %d:\n%s", code, exitLater, refused.Tail(5))
 	}
 	l.mark("two")
 
 	// The first one reads, and waits with what it has, when it freezes.
-	first.stop(t)
+	first.Stop(t)
 	first = l.start(func(c *childConfig) { c.Tuning.RPO = 20 * time.Second })
 	active := func() string {
 		rows := l.cluster.Query(t, "SELECT coalesce(active_pid, 0) FROM pg_replication_slots WHERE slot_name = '"+l.db.Name+"'")
 		return rows[0][0]
 	}
 	testpg.WaitFor(t, time.Minute, "the first agent to stream", func() bool {
-		return active() != "0" && strings.Contains(first.output(), "msg=streaming")
+		return active() != "0" && strings.Contains(first.Output(), "msg=streaming")
 	})
 	l.db.Exec(t, "UPDATE k SET v = 'in its hands' WHERE id > 50")
 	testpg.WaitFor(t, time.Minute, "the first agent to be sent the commit", func() bool {
 		return l.cluster.Query(t, "SELECT count(*) FROM pg_stat_replication r JOIN pg_replication_slots s ON s.active_pid = r.pid WHERE s.slot_name = '"+l.db.Name+"' AND r.sent_lsn >= pg_current_wal_flush_lsn()")[0][0] == "1"
 	})
-	first.signal(t, syscall.SIGSTOP)
+	first.Signal(t, syscall.SIGSTOP)
 	pid := active()
 	l.db.Exec(t, "SELECT pg_terminate_backend("+pid+", 10000)")
 	epochs := len(l.view().Epochs)
@@ -58,19 +58,19 @@ func TestTakeoverFences(t *testing.T) {
 	l.until(time.Minute, "the takeover", func(v *history.View) bool { return len(v.Epochs) > epochs })
 	l.db.Exec(t, "INSERT INTO k VALUES (1000, 'after the takeover')")
 	l.mark("taken")
-	first.signal(t, syscall.SIGCONT)
-	code := first.wait(t, 90*time.Second)
+	first.Signal(t, syscall.SIGCONT)
+	code := first.Wait(t, 90*time.Second)
 	if code != exitFenced && code != exitLater {
-		t.Errorf("the first agent ends with %d, want %d or %d:\n%s", code, exitFenced, exitLater, first.tail(10))
+		t.Errorf("the first agent ends with %d, want %d or %d:\n%s", code, exitFenced, exitLater, first.Tail(10))
 	}
-	t.Logf("the first agent ended with %d: %s", code, first.tail(1))
-	if taker.ended() {
-		t.Errorf("the second agent ended:\n%s", taker.tail(10))
+	t.Logf("the first agent ended with %d: %s", code, first.Tail(1))
+	if taker.Ended() {
+		t.Errorf("the second agent ended:\n%s", taker.Tail(10))
 	}
 	l.db.Exec(t, "DELETE FROM k WHERE id = 7")
 	l.mark("end")
 	l.live()
-	taker.stop(t)
+	taker.Stop(t)
 	l.verify()
 
 	v := l.view()

@@ -36,7 +36,7 @@ func TestThreeTablesKilled(t *testing.T) {
 	l.ready()
 	for range 20 {
 		moment(rng, 1500*time.Millisecond)
-		k.kill()
+		k.Kill()
 		k = l.start(nil)
 	}
 	stop()
@@ -45,7 +45,7 @@ func TestThreeTablesKilled(t *testing.T) {
 	}
 	l.mark("end")
 	l.live()
-	k.stop(t)
+	k.Stop(t)
 	l.verify()
 
 	v := l.view()

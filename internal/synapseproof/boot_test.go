@@ -23,7 +23,7 @@ func TestRestoredBoots(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.mark("after")
-	k.stop(t)
+	k.Stop(t)
 
 	db := l.restoreTo(l.accident(room), rollback)
 	s := l.bootOn(db.DSN)

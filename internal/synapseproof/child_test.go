@@ -6,14 +6,9 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"os/exec"
 	"os/signal"
-	"path/filepath"
-	"runtime"
-	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"lifeboat.im/lifeboat/agent"
 	"lifeboat.im/lifeboat/chunkstore/fs"
@@ -89,130 +84,4 @@ func childMain(ctx context.Context, path string) error {
 }
 
 // child is an agent in a process of its own.
-type child struct {
-	pid  int
-	log  string
-	done chan struct{} // closed when it has ended
-	code int           // of exit, -1 when a signal ended it; valid after done
-}
-
-// startChild starts an agent. It dies with this process.
-func startChild(t testing.TB, dir string, c childConfig) *child {
-	t.Helper()
-	b, err := json.MarshalIndent(&c, "", "\t")
-	if err != nil {
-		t.Fatal(err)
-	}
-	f, err := os.CreateTemp(dir, "agent-*.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := f.Write(b); err != nil {
-		t.Fatal(err)
-	}
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	k := &child{log: strings.TrimSuffix(f.Name(), ".json") + ".log", done: make(chan struct{})}
-	out, err := os.Create(k.log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(self)
-	cmd.Env = append(os.Environ(), childEnv+"="+f.Name(), "GOMAXPROCS=2")
-	cmd.Dir = dir
-	cmd.Stdout, cmd.Stderr = out, out
-	// A group of its own: a Ctrl-C at the terminal is for go test alone.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	started := make(chan error)
-	go func() {
-		defer close(k.done)
-		defer out.Close()
-		// The death signal fires when the thread that forked ends (prctl(2)): it is
-		// this goroutine's until the child has ended.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err != nil {
-			return
-		}
-		_ = cmd.Wait()
-		k.code = cmd.ProcessState.ExitCode()
-	}()
-	if err := <-started; err != nil {
-		t.Fatal(err)
-	}
-	k.pid = cmd.Process.Pid
-	t.Cleanup(func() {
-		alive := !k.ended()
-		k.kill()
-		if t.Failed() && alive {
-			t.Logf("the end of %s:\n%s", filepath.Base(k.log), k.tail(25))
-		}
-	})
-	return k
-}
-
-func (k *child) ended() bool {
-	select {
-	case <-k.done:
-		return true
-	default:
-		return false
-	}
-}
-
-// kill is SIGKILL; it returns when the process is gone.
-func (k *child) kill() {
-	if !k.ended() {
-		_ = syscall.Kill(k.pid, syscall.SIGKILL)
-	}
-	<-k.done
-}
-
-func (k *child) signal(t testing.TB, s syscall.Signal) {
-	t.Helper()
-	if err := syscall.Kill(k.pid, s); err != nil {
-		t.Fatalf("signal %v to the agent: %v", s, err)
-	}
-}
-
-// wait gives the exit code.
-func (k *child) wait(t testing.TB, d time.Duration) int {
-	t.Helper()
-	select {
-	case <-k.done:
-	case <-time.After(d):
-		t.Fatalf("the agent did not end within %v:\n%s", d, k.tail(25))
-	}
-	return k.code
-}
-
-// stop is SIGTERM: everything received is flushed, and the exit is clean.
-func (k *child) stop(t testing.TB) {
-	t.Helper()
-	if k.ended() {
-		t.Errorf("the agent ended by itself with %d:\n%s", k.code, k.tail(25))
-		return
-	}
-	k.signal(t, syscall.SIGTERM)
-	if code := k.wait(t, time.Minute); code != 0 {
-		t.Errorf("SIGTERM ended the agent with %d:\n%s", code, k.tail(25))
-	}
-}
-
-// output is all that the agent has said.
-func (k *child) output() string {
-	b, _ := os.ReadFile(k.log)
-	return string(b)
-}
-
-func (k *child) tail(lines int) string {
-	all := strings.Split(strings.TrimRight(k.output(), "\n"), "\n")
-	return strings.Join(all[max(0, len(all)-lines):], "\n")
-}
+type child = testpg.Child

@@ -57,7 +57,7 @@ func TestFederationHeals(t *testing.T) {
 	}
 	d.arrive(ann, bea)
 	l.mark("after")
-	k.stop(t)
+	k.Stop(t)
 	if err := l.server.Stop(ctx); err != nil {
 		t.Fatal(err)
 	}

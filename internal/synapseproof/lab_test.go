@@ -24,7 +24,7 @@ import (
 //
 //	l := newLab(t)               cluster, database, booted Synapse (l.server), an admin (l.admin), a repository
 //	l.attach()                   publication, slot, lineage; the homeserver goes on
-//	k := l.start()               the agent, a child process: k.kill, k.stop
+//	k := l.start()               the agent, a child process: k.Kill, k.Stop
 //	l.ready()                    every table has its base
 //	at := l.mark("before")       all committed so far is durable; a restore point
 //	db := l.restoreTo("before:lsn:…")    a database of its own on the shared cluster
@@ -155,7 +155,7 @@ func (l *lab) attach() {
 // start starts the agent as a child process.
 func (l *lab) start() *child {
 	l.t.Helper()
-	return startChild(l.t, l.dir, l.child)
+	return testpg.StartChild(l.t, l.dir, "agent", childEnv, l.child)
 }
 
 // view is the picture of an operator.

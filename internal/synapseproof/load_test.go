@@ -96,10 +96,10 @@ func TestSynapseUnderLoad(t *testing.T) {
 	l.ready()
 	for range kills {
 		<-time.After(time.Second + time.Duration(rng.Int64N(int64(5*time.Second))))
-		if k.ended() {
-			t.Fatalf("the agent ended by itself with %d:\n%s", k.code, k.tail(25))
+		if k.Ended() {
+			t.Fatalf("the agent ended by itself with %d:\n%s", k.Code(), k.Tail(25))
 		}
-		k.kill()
+		k.Kill()
 		k = l.start()
 	}
 	<-over
@@ -113,7 +113,7 @@ func TestSynapseUnderLoad(t *testing.T) {
 	l.settled()
 	l.verify()
 	l.mark("verified")
-	k.stop(t)
+	k.Stop(t)
 
 	v := l.view()
 	plans, tried, refused := l.points(rng, v, exact)

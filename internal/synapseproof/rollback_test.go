@@ -30,7 +30,7 @@ func TestRollbackBootsAndHeals(t *testing.T) {
 	start := l.mark("before the purge")
 	p.after()
 	l.mark("after")
-	k.stop(t)
+	k.Stop(t)
 	if err := l.server.Stop(t.Context()); err != nil {
 		t.Fatal(err)
 	}

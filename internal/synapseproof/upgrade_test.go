@@ -73,7 +73,7 @@ func TestUpgradeUnderRun(t *testing.T) {
 	end := l.mark("end")
 	l.settled()
 	l.verify()
-	k.stop(t)
+	k.Stop(t)
 
 	added := slices.DeleteFunc(l.tables(), func(name string) bool { return slices.Contains(before, name) })
 	if len(added) < 10 {
