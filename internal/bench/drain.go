@@ -96,9 +96,11 @@ func (b *bench) interleave(r *result, ours, peer func() (usage, error)) error {
 		var u [2]usage
 		for _, which := range []int{i % 2, 1 - i%2} {
 			var err error
+			before := b.serverSeconds()
 			if u[which], err = []func() (usage, error){ours, peer}[which](); err != nil {
 				return err
 			}
+			u[which].server = b.serverSeconds() - before
 		}
 		r.pair(u[0], u[1], u[0].wall/u[1].wall)
 	}

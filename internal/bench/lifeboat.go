@@ -66,8 +66,10 @@ type agent struct {
 	last   atomic.Int64 // when the newest base was, in Unix nanoseconds
 }
 
-func (b *bench) runAgent(h home) (*agent, error) {
+// runAgent starts the agent, by another program when it is given.
+func (b *bench) runAgent(h home, by ...string) (*agent, error) {
 	a := &agent{}
+	command := append(by, b.lifeboat, "run", "--config", h.config())
 	var err error
 	a.child, err = b.start("lifeboat", nil, func(line string) {
 		switch {
@@ -77,7 +79,7 @@ func (b *bench) runAgent(h home) (*agent, error) {
 		case strings.Contains(line, `msg="every table has its base`):
 			a.ready.Store(true)
 		}
-	}, b.lifeboat, "run", "--config", h.config())
+	}, command[0], command[1:]...)
 	return a, err
 }
 

@@ -5,8 +5,8 @@
 // Each figure is the median of the ratios of interleaved pairs: ours, then the
 // peer's, then the other way round, so that a machine that grows slower on the way
 // slows both. The server runs with fsync off in both arms; our store keeps every
-// fsync. CPU seconds are user and system time of the client processes, without the
-// server's. `make bench` installs and builds first; -n makes it shorter.
+// fsync. CPU seconds are user and system time of the client processes, and of the
+// server meanwhile. `make bench` installs and builds first; -n makes it shorter.
 package main
 
 import (
@@ -43,6 +43,7 @@ type options struct {
 type bench struct {
 	options
 	port    int
+	server  *child
 	running []*child
 	serial  int
 	results []*result

@@ -15,10 +15,11 @@ import (
 )
 
 // usage is what a program took: seconds by the clock, seconds of its processors
-// (with the programs that it started and waited for), peak memory in KiB.
+// (with the programs that it started and waited for), those of the server
+// meanwhile, peak memory in KiB.
 type usage struct {
-	wall, cpu float64
-	peak      int64
+	wall, cpu, server float64
+	peak              int64
 }
 
 // child is a program that was started.

@@ -53,6 +53,7 @@ func (b *bench) startServer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	b.server = server
 	server.signals = []syscall.Signal{syscall.SIGINT, syscall.SIGQUIT} // fast, then immediate shutdown
 	return b.poll(ctx, time.Minute, server, func() (bool, error) {
 		_, err := b.sql(ctx, "postgres", "SELECT 1")
