@@ -251,7 +251,9 @@ func keptEphemeral() []string {
 func (r *Restored) ephemeral() (Step, bool) {
 	var names []string
 	for _, t := range Tables() {
-		if t.Category == Ephemeral && r.has(t.Name) && !slices.Contains(keptEphemeral(), t.Name) {
+		// What is absent from a schema belongs to a job that was under way at the point: it
+		// goes on, and fails at every boot when it finds its table without rows.
+		if t.Category == Ephemeral && !t.Absent && r.has(t.Name) && !slices.Contains(keptEphemeral(), t.Name) {
 			names = append(names, t.Name)
 		}
 	}
