@@ -67,8 +67,9 @@ type Copied struct {
 // ErrChanged: copy again (what the sinks got is void). ErrGone, ErrBusy, ErrYield,
 // ErrSnapshotTooOld, ErrTooLong as they say.
 //
-// A sink may not stand still for more than 5 s: the server then ends the session
-// (tcp_user_timeout), so that a stopped agent holds no lock for longer (ErrYield).
+// A sink may stand still for half a minute, with rows of less than 1 MiB: so long the
+// copy reads ahead, slowly. Beyond, or when the process is stopped, the server ends
+// the session after 5 s (tcp_user_timeout), so that it holds no lock for longer (ErrYield).
 func (s *Source) Copy(ctx context.Context, t Table, o CopyOptions, sink func(worker int) LineSink) (*Copied, error) {
 	if o.Max > 0 {
 		var cancel context.CancelFunc
@@ -111,12 +112,8 @@ func (s *Source) copyTable(ctx context.Context, t Table, o CopyOptions, sink fun
 	for i := range spans {
 		g.Go(func() error {
 			if i == 0 {
-				if err := read(lead, i); err != nil {
-					return err
-				}
 				joined.Wait() // the exported snapshot lives with this transaction
-				_, err := lead.simple(gctx, "COMMIT")
-				return lead.why(err)
+				return read(lead, i)
 			}
 			r, err := s.join(gctx, &t, exported)
 			joined.Done()

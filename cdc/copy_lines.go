@@ -68,10 +68,14 @@ type sinkError struct{ err error }
 func (e *sinkError) Error() string { return e.err.Error() }
 func (e *sinkError) Unwrap() error { return e.err }
 
-// read runs one COPY into a sink.
+// read runs one COPY into a sink. The transaction ends with it, in the same message:
+// the sink may be behind, and a session that is idle in its transaction for 5 s is
+// ended.
 func (r *reader) read(ctx context.Context, sql string, sink LineSink, pace *pacer, rows, size *atomic.Int64) error {
 	w := &lines{done: ctx.Done(), sink: sink, pace: pace}
-	_, err := r.CopyTo(ctx, w, sql)
+	a := readAhead(w)
+	_, err := r.CopyTo(ctx, a, sql+"; COMMIT")
+	err = a.finish(err)
 	rows.Add(w.rows)
 	size.Add(w.bytes)
 	if w.err != nil {

@@ -1,0 +1,161 @@
+package cdc
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+)
+
+// A copy reads ahead of its sink, so that a store that stands still for a while does
+// not cost the session: the server ends one whose reader takes nothing for 5 s
+// (tcp_user_timeout).
+const (
+	// aheadBlock is what is handed on at once, aheadUsual how many of them wait at most
+	// while the sink keeps going: 1 MiB.
+	aheadBlock = 256 << 10
+	aheadUsual = 4
+	// While the sink stands still one more is read every aheadPatience, which keeps the
+	// server content, up to aheadMost: 10 MiB, 36 s.
+	aheadPatience = time.Second
+	aheadMost     = 40
+	// aheadDirect is the size of a row from which it is not copied but waited for, so
+	// that large values do not take their memory twice.
+	aheadDirect = 1 << 20
+)
+
+// ahead is between the session that reads a COPY and the goroutine that feeds the sink.
+type ahead struct {
+	lines *lines
+	full  chan block
+	free  chan []byte
+	taken chan struct{} // one slot: a block was used up
+	ended chan struct{} // closed when the sink's goroutine is done; err is final then
+	gone  atomic.Bool   // what is left is not wanted
+	err   error
+	cur   []byte
+}
+
+// block is a run of COPY data.
+type block struct {
+	data []byte
+	used chan struct{} // of a direct one: closed when data may change
+}
+
+func readAhead(l *lines) *ahead {
+	a := &ahead{
+		lines: l, full: make(chan block, aheadMost), free: make(chan []byte, aheadUsual),
+		taken: make(chan struct{}, 1), ended: make(chan struct{}),
+	}
+	go a.feed()
+	return a
+}
+
+// feed gives blocks to the sink.
+func (a *ahead) feed() {
+	defer close(a.ended)
+	for b := range a.full {
+		if !a.gone.Load() {
+			if _, a.err = a.lines.Write(b.data); a.err != nil {
+				return
+			}
+		}
+		if b.used != nil {
+			close(b.used)
+			continue
+		}
+		select {
+		case a.free <- b.data[:0]:
+		default:
+		}
+		select {
+		case a.taken <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// Write takes one CopyData message.
+func (a *ahead) Write(p []byte) (int, error) {
+	if len(a.cur) > 0 && len(a.cur)+len(p) > aheadBlock {
+		if err := a.pass(); err != nil {
+			return 0, err
+		}
+	}
+	if len(p) < aheadDirect {
+		if a.cur == nil {
+			a.cur = a.buffer()
+		}
+		a.cur = append(a.cur, p...)
+		return len(p), nil
+	}
+	b := block{data: p, used: make(chan struct{})}
+	if err := a.send(b); err != nil {
+		return 0, err
+	}
+	select {
+	case <-b.used:
+		return len(p), nil
+	case <-a.ended:
+		return 0, a.err
+	}
+}
+
+func (a *ahead) buffer() []byte {
+	select {
+	case b := <-a.free:
+		return b
+	default:
+		return make([]byte, 0, aheadBlock)
+	}
+}
+
+// pass hands the current block on: at once while few wait, else when one was used up
+// or the server must not wait any longer.
+func (a *ahead) pass() error {
+	if len(a.full) >= aheadUsual {
+		t := time.NewTimer(aheadPatience)
+		defer t.Stop()
+		for late := false; !late && len(a.full) >= aheadUsual; {
+			select {
+			case <-a.taken:
+			case <-t.C:
+				late = true
+			case <-a.ended:
+				return a.err
+			case <-a.lines.done:
+				return context.Canceled
+			}
+		}
+	}
+	b := block{data: a.cur}
+	a.cur = nil
+	return a.send(b)
+}
+
+func (a *ahead) send(b block) error {
+	select {
+	case a.full <- b:
+		return nil
+	case <-a.ended:
+		return a.err
+	case <-a.lines.done:
+		return context.Canceled
+	}
+}
+
+// finish waits until the sink has had everything; after an error of the session, until
+// it is left alone. It gives what went wrong first.
+func (a *ahead) finish(failed error) error {
+	if failed == nil && len(a.cur) > 0 {
+		failed = a.pass()
+	}
+	if failed != nil {
+		a.gone.Store(true)
+	}
+	close(a.full)
+	<-a.ended
+	if failed != nil {
+		return failed
+	}
+	return a.err
+}
