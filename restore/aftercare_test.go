@@ -6,7 +6,9 @@ import (
 	"strings"
 	"testing"
 
+	"lifeboat.im/lifeboat/history"
 	"lifeboat.im/lifeboat/internal/testpg"
+	"lifeboat.im/lifeboat/record"
 	"lifeboat.im/lifeboat/synapse"
 )
 
@@ -106,6 +108,44 @@ func TestLossBeforeARollback(t *testing.T) {
 	}
 	if !strings.Contains(plan.String(), "rollback: ") {
 		t.Errorf("the plan does not say the mode:\n%s", plan)
+	}
+}
+
+// A second rollback undoes what the first one's branch had since, and not again what
+// the first one undid.
+func TestLossAlongBranches(t *testing.T) {
+	l := newLab(t)
+	l.schema(oneTable)
+	l.base(oneTable, nil)
+	l.ready()
+	c := l.segment(insert("a"), insert("b"), insert("c"))
+	root := labLineage()
+	child := l.branch(9, &history.Parent{ID: root, At: c[1].End}, l.lsn+0x1000)
+	d := child.segment(insert("d"))
+	grand := child.branch(11, &history.Parent{ID: child.view().ID, At: d[0].End}, child.lsn+0x1000)
+	e := grand.segment(insert("e"))
+	old := l.branch(12, &history.Parent{ID: root, At: c[0].End}, l.lsn+0x1000) // died before
+	b, err := ReadBranches(t.Context(), l.repo, l.secrets, grand.view().ID)
+	check(t, err)
+	if byID(b.All, old.view().ID) < 0 {
+		t.Fatal("the family lacks a branch")
+	}
+	for _, k := range []struct {
+		lab  *lab
+		at   record.LSN
+		want []stretch
+	}{
+		{l, c[0].End, []stretch{{l.view(), c[0].End, c[1].End}, {child.view(), 0, d[0].End}, {grand.view(), 0, e[0].End}}},
+		{l, c[1].End, []stretch{{l.view(), c[1].End, c[1].End}, {child.view(), 0, d[0].End}, {grand.view(), 0, e[0].End}}},
+		// Forward into what a rollback gave up: the branch goes.
+		{l, c[2].End, []stretch{{l.view(), c[2].End, c[1].End}, {child.view(), 0, d[0].End}, {grand.view(), 0, e[0].End}}},
+		{grand, grand.view().First, []stretch{{grand.view(), grand.view().First, e[0].End}}},
+	} {
+		p := &Plan{Point: Point{LSN: k.at}, view: k.lab.view(), options: Options{Family: b.All}}
+		have := p.undone()
+		if !slices.EqualFunc(have, k.want, func(a, b stretch) bool { return a.view.ID == b.view.ID && a.after == b.after && a.until == b.until }) {
+			t.Errorf("after %s of %s: %v", k.at, k.lab.view().ID, have)
+		}
 	}
 }
 

@@ -4,14 +4,16 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"slices"
 
 	"lifeboat.im/lifeboat/chunkstore"
+	"lifeboat.im/lifeboat/history"
 	"lifeboat.im/lifeboat/record"
 	"lifeboat.im/lifeboat/synapse"
 )
 
 // Loss tells what a rollback to the plan's point undoes, from the records up to the
-// lineage's newest commit; nil in the other modes. It streams, so its memory does not
+// newest commit, also of the branch on which the homeserver went on; nil in the other modes. It streams, so its memory does not
 // grow with the log. Which rooms other servers hold is known here only as far as the
 // records say; the report of the restore itself asks the rows.
 func (p *Plan) Loss(ctx context.Context) (*synapse.Loss, error) {
@@ -29,29 +31,61 @@ func (p *Plan) Loss(ctx context.Context) (*synapse.Loss, error) {
 	return s.Loss(), nil
 }
 
+// stretch is a part of a log: the commits that ended in (after, until].
+type stretch struct {
+	view         *history.View
+	after, until record.LSN
+}
+
+// undone lists what happened between the point and now. Where the homeserver was rolled
+// back before, and went on as a branch, that is the way along the branch that was alive
+// last: up to where it left this lineage, and then all of its own.
+func (p *Plan) undone() []stretch {
+	all := p.options.Family
+	if byID(all, p.view.ID) < 0 {
+		all = append(slices.Clone(all), p.view)
+	}
+	var way []*history.View // from the branch that was alive last up to the child of this lineage
+	alive := p.view.DurableTime
+	for _, v := range all {
+		line := Ancestors(all, v)
+		if i := byID(line, p.view.ID); i > 0 && v.DurableTime > alive {
+			way, alive = line[:i], v.DurableTime
+		}
+	}
+	out := []stretch{{p.view, p.Point.LSN, p.view.Durable}}
+	for _, v := range slices.Backward(way) {
+		out[len(out)-1].until = parentOf(v).At
+		out = append(out, stretch{v, 0, v.Durable})
+	}
+	return out
+}
+
 // since reads the records after the point.
 func (p *Plan) since(ctx context.Context, server string, add func(int64)) (*synapse.Since, error) {
 	s := synapse.NewSince(server)
-	if p.Point.LSN >= p.view.Durable {
-		return s, nil
-	}
-	wanted := map[uint32]bool{}
-	for _, info := range p.view.Schemas {
-		schema, err := p.view.Schema(ctx, info)
+	for _, w := range p.undone() {
+		if w.after >= w.until {
+			continue
+		}
+		wanted := map[uint32]bool{}
+		for _, info := range w.view.Schemas {
+			schema, err := w.view.Schema(ctx, info)
+			if err != nil {
+				return nil, fmt.Errorf("read the schema of %s: %w", info.From, err)
+			}
+			for _, t := range schema.Tables {
+				wanted[t.OID] = wanted[t.OID] || s.Wants(t.Schema, t.Name)
+			}
+		}
+		err := w.view.Records(ctx, w.after, w.until, func(oid uint32) bool { return wanted[oid] },
+			func(_ *record.Transaction, rel *record.Relation, r *record.Record) error {
+				add(int64(len(r.Old.Text) + len(r.New.Text)))
+				return s.Record(rel, r)
+			})
 		if err != nil {
-			return nil, fmt.Errorf("read the schema of %s: %w", info.From, err)
+			return nil, fmt.Errorf("read what came after %s in %s: %w", w.after, w.view.ID, err)
 		}
-		for _, t := range schema.Tables {
-			wanted[t.OID] = wanted[t.OID] || s.Wants(t.Schema, t.Name)
-		}
-	}
-	err := p.view.Records(ctx, p.Point.LSN, p.view.Durable, func(oid uint32) bool { return wanted[oid] },
-		func(_ *record.Transaction, rel *record.Relation, r *record.Record) error {
-			add(int64(len(r.Old.Text) + len(r.New.Text)))
-			return s.Record(rel, r)
-		})
-	if err != nil {
-		return nil, fmt.Errorf("read what came after %s: %w", p.Point.LSN, err)
 	}
 	return s, nil
 }
