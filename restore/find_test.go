@@ -238,7 +238,7 @@ func TestFindReadsFast(t *testing.T) {
 	if len(got) != 20 || got[0].Run.Commits != segments {
 		t.Errorf("%d found, the run has %d commits", len(got), got[0].Run.Commits)
 	}
-	if took > 20*time.Second {
+	if took > time.Minute { // under a second, and half a minute under the race detector
 		t.Errorf("reading %d records took %v", segments*each, took)
 	}
 }
