@@ -52,7 +52,9 @@ type Store struct {
 	// fault, in tests, is asked after each step of the package comment: errCrash ends
 	// the operation as a crash would, another error stands for the step's own failure.
 	fault func(s step) error
-	now   func() time.Time
+	// sync is (*os.File).Sync; a test sees by it what is synced, and when.
+	sync func(*os.File) error
+	now  func() time.Time
 
 	mu sync.Mutex
 	// synced holds folders whose names are durable.
@@ -76,7 +78,7 @@ func open(dir string, now func() time.Time) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
-	s := &Store{root: root, now: now, synced: map[string]bool{".": true}}
+	s := &Store{root: root, now: now, sync: (*os.File).Sync, synced: map[string]bool{".": true}}
 	s.sweep()
 	return s, nil
 }
@@ -189,7 +191,7 @@ func (s *Store) write(temp string, data []byte) error {
 	_, err = f.Write(data)
 	err = s.after(stepWritten, err)
 	if err == nil {
-		err = s.after(stepSynced, f.Sync())
+		err = s.after(stepSynced, s.sync(f))
 	}
 	return errors.Join(err, f.Close())
 }
@@ -254,7 +256,7 @@ func (s *Store) syncDir(dir string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(d.Sync(), d.Close())
+	return errors.Join(s.sync(d), d.Close())
 }
 
 // Remove implements [chunkstore.Remover]. A crash before the folder is synced leaves

@@ -3,6 +3,7 @@ package fs
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -164,6 +165,55 @@ func TestStepsInOrder(t *testing.T) {
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// TestSyncedBeforeNamed: the whole file is synced before it is linked, and the folder
+// of its name after, as are the folders above that are new. This sees fsync itself: a
+// step that forgets it is found here, and not by a crash that only a power cut shows.
+func TestSyncedBeforeNamed(t *testing.T) {
+	s, dir := folder(t)
+	var got []string
+	s.sync = func(f *os.File) error {
+		info, err := f.Stat()
+		if err != nil {
+			return err
+		}
+		what := fmt.Sprintf("file of %d bytes", info.Size())
+		for _, d := range []string{".", ".tmp", "log", "log/a"} {
+			if at, err := os.Stat(filepath.Join(dir, d)); err == nil && os.SameFile(at, info) {
+				what = "folder " + d
+			}
+		}
+		got = append(got, what)
+		return f.Sync()
+	}
+	s.fault = func(at step) error {
+		if at == stepLinked {
+			got = append(got, string(at))
+		}
+		return nil
+	}
+	create := func(key string) {
+		got = append(got, "create "+key)
+		if err := s.Create(t.Context(), key, []byte("seven b")); err != nil && !errors.Is(err, chunkstore.ErrExists) {
+			t.Fatal(err)
+		}
+	}
+	create("log/a/1")
+	create("log/a/2")
+	create("log/a/2")
+	if err := s.Remove(t.Context(), "log/a/2"); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"create log/a/1", "folder .", "folder .", "folder log", "file of 7 bytes", "linked", "folder log/a",
+		"create log/a/2", "file of 7 bytes", "linked", "folder log/a",
+		"create log/a/2", "folder log/a", // who made it may have died before this
+		"folder log/a", // the removal
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("synced: %q\nwant: %q", got, want)
 	}
 }
 
