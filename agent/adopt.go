@@ -48,15 +48,19 @@ func (a *agent) adopt(ctx context.Context, repo *history.Repository) (history.Li
 	return id, writeLineage(a.o.State, adoptingFile, id)
 }
 
-// ownSlot refuses a slot that another database of the cluster uses: slots have one
-// name in the whole cluster.
+// ownSlot refuses a slot that another database of the cluster, or another program,
+// uses: slots have one name in the whole cluster. Nothing of ours drops such a one.
 func ownSlot(slot *cdc.SlotState, name, database string) error {
-	if slot == nil || slot.Database == database {
+	var whose string
+	switch {
+	case slot == nil, slot.Database == database && slot.Plugin == cdc.Plugin:
 		return nil
-	}
-	whose := fmt.Sprintf("belongs to database %q", slot.Database)
-	if slot.Database == "" {
+	case slot.Database == "":
 		whose = "is a physical one"
+	case slot.Database == database:
+		whose = fmt.Sprintf("is read with the plugin %q, so by another program", slot.Plugin)
+	default:
+		whose = fmt.Sprintf("belongs to database %q", slot.Database)
 	}
 	return fmt.Errorf("the slot %q %s, and a slot serves one database: write another name into the configuration, for instance `slot: %s`, and run the same command again. "+
 		"The old slot keeps WAL: when the old database is not followed any more, SELECT pg_drop_replication_slot('%s'): %w",

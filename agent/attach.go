@@ -280,6 +280,9 @@ func Detach(ctx context.Context, repo *history.Repository, s *history.Secrets, o
 	if err != nil {
 		return nil, err
 	}
+	if err := ownSlot(slot, o.Source.Slot, id.Database); err != nil {
+		return nil, err
+	}
 	var steps []Step
 	if slot != nil {
 		if slot.ActivePID != 0 {

@@ -64,7 +64,7 @@ func (o *Options) guard(ctx context.Context) error {
 		return nil // a slot of that name there is not ours
 	}
 	slot, err := src.Slot(ctx)
-	if err != nil || slot == nil {
+	if err != nil || slot == nil || ownSlot(slot, o.Source.Slot, id.Database) != nil {
 		return nil // as above
 	}
 	if over, err := o.wal.over(slot.RetainedBytes); err != nil || !over {

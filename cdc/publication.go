@@ -72,6 +72,8 @@ func (s *Source) foreign(ctx context.Context, c *session) (there bool, err error
 // make; "" if in nothing.
 func (s *Source) drift(p *publication) string {
 	switch {
+	case !p.owned:
+		return "is owned by a role of which ours is not a member"
 	case p.all:
 		return "is for all tables"
 	case len(p.schemas) > 0:
@@ -82,8 +84,6 @@ func (s *Source) drift(p *publication) string {
 		return "publishes partitions as their root" + s.putBack(p)
 	case s.version >= 180000 && p.gencols != 's':
 		return "leaves out stored generated columns" + s.putBack(p)
-	case !p.owned:
-		return "is owned by a role of which ours is not a member"
 	}
 	return ""
 }

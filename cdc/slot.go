@@ -34,8 +34,8 @@ const (
 	notInPrerequisiteState = "55000"
 )
 
-// plugin is the output plugin of our slots; it is part of PostgreSQL.
-const plugin = "pgoutput"
+// Plugin is the output plugin of our slots; it is part of PostgreSQL.
+const Plugin = "pgoutput"
 
 // SlotState is a row of pg_replication_slots.
 type SlotState struct {
@@ -60,8 +60,8 @@ func (s *SlotState) err(name, database string) error {
 	switch {
 	case s == nil:
 		return fmt.Errorf("slot %s: %w", name, ErrSlotMissing)
-	case s.Plugin != plugin || s.Database != database:
-		return fmt.Errorf("slot %s has plugin %q and database %q, want %s and %q: %w", name, s.Plugin, s.Database, plugin, database, ErrSlotForeign)
+	case s.Plugin != Plugin || s.Database != database:
+		return fmt.Errorf("slot %s has plugin %q and database %q, want %s and %q: %w", name, s.Plugin, s.Database, Plugin, database, ErrSlotForeign)
 	case s.WALStatus == "lost" || s.Invalidation != "":
 		return fmt.Errorf("slot %s is %s (%s): %w", name, s.WALStatus, s.Invalidation, ErrSlotLost)
 	case s.Confirmed == 0:
@@ -141,7 +141,7 @@ func (s *Source) slotNamed(ctx context.Context, name string) (slot *SlotState, d
 func (s *Source) CreateSlot(ctx context.Context) (record.LSN, error) {
 	var at record.LSN
 	err := s.walsender(ctx, "slot", func(c *session) error {
-		r, err := pglogrepl.CreateReplicationSlot(ctx, c.PgConn, s.cfg.Slot, plugin, pglogrepl.CreateReplicationSlotOptions{
+		r, err := pglogrepl.CreateReplicationSlot(ctx, c.PgConn, s.cfg.Slot, Plugin, pglogrepl.CreateReplicationSlotOptions{
 			Mode: pglogrepl.LogicalReplication, SnapshotAction: "NOEXPORT_SNAPSHOT",
 		})
 		if err != nil {
