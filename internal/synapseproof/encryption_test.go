@@ -53,7 +53,7 @@ func TestEncryptionAfterRollback(t *testing.T) {
 	tablet.rotate(room)
 	lost = append(lost, converse(room, []*person{tablet, alice, bob}, "ten", "eleven", "twelve")...)
 	l.mark("after")
-	k.stop(t)
+	k.Stop(t)
 	if err := l.server.Stop(ctx); err != nil {
 		t.Fatal(err)
 	}
