@@ -22,7 +22,12 @@ func TestReadme(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	script := []string{"sql 'CREATE TABLE accounts (id int PRIMARY KEY)' 'INSERT INTO accounts SELECT generate_series(1, 100)'"}
+	// As much of a Synapse as init and doctor ask for.
+	script := []string{
+		"sql 'CREATE TABLE schema_version (lock char(1), version int)' 'CREATE TABLE applied_schema_deltas (version int, file text)' 'CREATE TABLE state_groups_state (state_group bigint)'",
+		"sql 'CREATE TABLE users (name text)' 'CREATE TABLE event_json (event_id text, room_id text)' 'INSERT INTO event_json SELECT n, $$!id:example.org$$ FROM generate_series(1, 100) n'",
+		"homeserver",
+	}
 	commands := 0
 	for _, block := range shellBlocks(string(text)) {
 		for line := range strings.Lines(block) {
@@ -55,7 +60,7 @@ func shellBlocks(text string) []string {
 // typed translates a line of the README into this test's databases and folders.
 func typed(line string) []string {
 	line = strings.NewReplacer(
-		"/srv/backup", "backup", "postgres://lifeboat@localhost/app", "$SOURCE", "postgres://lifeboat@localhost/restored", "$RESTORED",
+		"/srv/backup", "backup", "/etc/matrix-synapse/homeserver.yaml", "homeserver.yaml", "postgres://synapse@localhost/restored", "$RESTORED",
 	).Replace(line)
 	switch {
 	case strings.HasPrefix(line, "createdb "): // it is there

@@ -151,8 +151,8 @@ func endsWell(t *testing.T, story []string, wants ...string) {
 	cmd, out, dir := startDemo(t, append(story, "-seconds", "3")...)
 	select {
 	case <-ended(cmd):
-	case <-time.After(5 * time.Minute):
-		t.Fatalf("not done after 5 minutes:\n%s", out)
+	case <-time.After(8 * time.Minute):
+		t.Fatalf("not done after 8 minutes:\n%s", out)
 	}
 	if code := cmd.ProcessState.ExitCode(); code != 0 {
 		t.Fatalf("exit code %d:\n%s", code, out)

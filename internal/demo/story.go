@@ -155,7 +155,7 @@ func (d *demo) runAgent(ctx context.Context) error {
 	var points []struct {
 		Restorable bool `json:"restorable"`
 	}
-	err = d.wait(ctx, "the first copy", 2*time.Minute, d.agent, func() (bool, error) {
+	err = d.wait(ctx, "the first copy", 5*time.Minute, d.agent, func() (bool, error) {
 		err := d.facts(ctx, &points, "points")
 		return err == nil && len(points) == 1 && points[0].Restorable, ctx.Err()
 	})
