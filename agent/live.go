@@ -33,21 +33,46 @@ func VerifyLive(ctx context.Context, repo *history.Repository, s *history.Secret
 	if err != nil {
 		return nil, err
 	}
-	var out []LiveResult
+	l := &live{src: src, log: log, secrets: s, o: o}
+	if l.view, err = log.Load(ctx); err != nil {
+		return nil, err
+	}
+	out := make([]LiveResult, len(cat.Tables))
 	for i := range cat.Tables {
 		t := &cat.Tables[i]
-		if !t.Capturable {
-			out = append(out, LiveResult{Table: t.Relation.String(), Why: "not captured: " + t.Reason, Left: t.Left})
+		if out[i].Table = t.Relation.String(); !t.Capturable {
+			out[i].Why, out[i].Left = "not captured: "+t.Reason, t.Left
 			continue
 		}
-		r, err := liveTable(ctx, src, log, s, o, t)
-		if err != nil {
-			return out, fmt.Errorf("verify %s: %w", t.Relation.String(), err)
+		if err := l.read(ctx, t, &out[i]); err != nil {
+			return out[:i], fmt.Errorf("verify %s: %w", t.Relation.String(), err)
 		}
-		out = append(out, r)
 		o.Progress()
 	}
-	return out, nil
+	return out, l.compare(ctx)
+}
+
+// live reads the source's tables first, then waits once until the repository holds
+// what they showed, and goes through its records once for all of them.
+type live struct {
+	src     *cdc.Source
+	log     *history.Log
+	secrets *history.Secrets
+	o       Options
+	view    *history.View
+	reads   []*liveRead
+}
+
+// liveRead is one table that was read.
+type liveRead struct {
+	info   history.BaseInfo
+	base   *history.Base
+	copied *cdc.Copied
+	at     time.Time      // when its snapshot was taken
+	live   record.Digest  // of the source's rows
+	want   record.Digest  // what the repository predicts under that snapshot
+	hasher *record.Hasher // of the records' lines
+	out    *LiveResult
 }
 
 // digestSink only hashes.
@@ -65,122 +90,145 @@ func (d *digestSink) Line(line []byte) error {
 // End has nothing to do.
 func (d *digestSink) End() error { return nil }
 
-func liveTable(ctx context.Context, src *cdc.Source, log *history.Log, s *history.Secrets, o Options, t *cdc.Table) (LiveResult, error) {
+// read hashes a table of the source. Why it was not read is in out.
+func (l *live) read(ctx context.Context, t *cdc.Table, out *LiveResult) error {
 	rel := &t.Relation
-	out := LiveResult{Table: rel.String()}
-	v, err := log.Load(ctx)
-	if err != nil {
-		return out, err
-	}
-	var base *history.BaseInfo
-	for i := range v.Bases {
-		if b := &v.Bases[i]; b.Table == rel.OID && (base == nil || b.ExactFrom > base.ExactFrom) {
-			base = b
+	r := &liveRead{out: out}
+	for _, b := range l.view.Bases {
+		if b.Table == rel.OID && (r.info.Table == 0 || b.ExactFrom > r.info.ExactFrom) {
+			r.info = b
 		}
 	}
-	if base == nil {
+	if r.info.Table == 0 {
 		out.Why = "not copied yet"
-		return out, nil
+		return nil
 	}
 	var sinks []*digestSink
-	var snapshotAt time.Time
-	copied, err := src.Copy(ctx, *t, cdc.CopyOptions{
-		Workers: o.Tuning.Workers, Max: o.Tuning.CopyMax,
-		NotBefore: v.Epochs[len(v.Epochs)-1].XMax,
+	copied, err := l.src.Copy(ctx, *t, cdc.CopyOptions{
+		Workers: l.o.Tuning.Workers, Max: l.o.Tuning.CopyMax,
+		NotBefore: l.view.Epochs[len(l.view.Epochs)-1].XMax,
 		Position: func(record.Snapshot) record.LSN {
-			snapshotAt = o.Now()
+			r.at = l.o.Now()
 			return 0
 		},
 	}, func(int) cdc.LineSink {
-		d := &digestSink{hasher: record.NewHasher(s.Digest[:], rel.Schema, rel.Name)}
+		d := &digestSink{hasher: record.NewHasher(l.secrets.Digest[:], rel.Schema, rel.Name)}
 		sinks = append(sinks, d)
 		return d
 	})
 	switch {
 	case errors.Is(err, cdc.ErrBusy), errors.Is(err, cdc.ErrYield), errors.Is(err, cdc.ErrChanged), errors.Is(err, cdc.ErrGone), errors.Is(err, cdc.ErrSnapshotTooOld):
 		out.Why = "not checked: " + err.Error()
-		return out, nil
+		return nil
 	case err != nil:
-		return out, err
+		return err
 	}
-	var live record.Digest
 	for _, d := range sinks {
-		live.Add(d.sum)
+		r.live.Add(d.sum)
 	}
-	out.Rows = live.Count
-	want, why, err := expected(ctx, src, log, s, o, *base, copied, snapshotAt)
-	if err != nil || why != "" {
-		out.Why = why
-		return out, err
-	}
-	if out.OK = want == live; !out.OK {
-		out.Why = fmt.Sprintf("the repository predicts %s, the table has %s", want, live)
-	}
-	return out, nil
+	r.copied, out.Rows = copied, r.live.Count
+	l.reads = append(l.reads, r)
+	return nil
 }
 
-// expected computes the digest of the table under the copy's snapshot from what
-// the repository holds.
-func expected(ctx context.Context, src *cdc.Source, log *history.Log, s *history.Secrets, o Options, info history.BaseInfo, copied *cdc.Copied, snapshotAt time.Time) (sum record.Digest, why string, err error) {
+// compare predicts each table's digest under its own snapshot from what the
+// repository holds.
+func (l *live) compare(ctx context.Context) error {
+	if len(l.reads) == 0 {
+		return nil
+	}
+	if err := l.settle(ctx); err != nil {
+		return fmt.Errorf("is `lifeboat run` running? %w", err)
+	}
+	open, from := map[uint32]*liveRead{}, l.view.Durable
+	for _, r := range l.reads {
+		base, err := l.view.Base(ctx, r.info)
+		if err != nil {
+			return err
+		}
+		if !base.Relation.SameShape(&r.copied.Table.Relation) {
+			r.out.Why = "its definition changed since it was copied"
+			continue
+		}
+		r.base, r.want = base, base.Digest
+		r.hasher = record.NewHasher(l.secrets.Digest[:], base.Relation.Schema, base.Relation.Name)
+		open[r.info.Table], from = r, min(from, base.RecordsFrom)
+	}
+	err := l.view.Records(ctx, from, l.view.Durable, func(oid uint32) bool { return open[oid] != nil },
+		func(t *record.Transaction, rel *record.Relation, rec *record.Record) error {
+			return open[rel.OID].apply(ctx, l.view, t, rel, rec)
+		})
+	if err != nil {
+		return err
+	}
+	for _, r := range open {
+		if r.out.Why != "" {
+			continue
+		}
+		if r.out.OK = r.want == r.live; !r.out.OK {
+			r.out.Why = fmt.Sprintf("the repository predicts %s, the table has %s", r.want, r.live)
+		}
+	}
+	return nil
+}
+
+// settle waits until the repository holds everything that a table showed.
+func (l *live) settle(ctx context.Context) error {
+	last := l.reads[0]
+	for _, r := range l.reads {
+		if r.copied.ExactFrom >= last.copied.ExactFrom {
+			last = r
+		}
+	}
 	// A note makes an idle agent store its position at once. What others write to the
 	// WAL afterwards moves the walsender on, so one is not always enough.
 	nudge := history.Note{Kind: history.NoteUnpin, Name: "verify --live"}
 	var nudged time.Time
-	var v *history.View
 	wait, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	_, err = src.Settle(wait, copied.ExactFrom, snapshotAt, func() (record.LSN, error) {
-		if o.Now().Sub(nudged) > time.Second {
-			nudged = o.Now()
-			if err := appendNote(wait, log, nudge, o.Now); err != nil {
+	_, err := l.src.Settle(wait, last.copied.ExactFrom, last.at, func() (record.LSN, error) {
+		if l.o.Now().Sub(nudged) > time.Second {
+			nudged = l.o.Now()
+			if err := appendNote(wait, l.log, nudge, l.o.Now); err != nil {
 				return 0, err
 			}
 		}
-		if v, err = log.Load(wait); err != nil {
+		v, err := l.log.Load(wait)
+		if err != nil {
 			return 0, err
 		}
+		l.view = v
 		return v.Durable, nil
 	})
-	if err != nil {
-		return sum, "", fmt.Errorf("is `lifeboat run` running? %w", err)
-	}
-	base, err := v.Base(ctx, info)
-	if err != nil {
-		return sum, "", err
-	}
-	if !base.Relation.SameShape(&copied.Table.Relation) {
-		return sum, "its definition changed since it was copied", nil
-	}
-	sum = base.Digest
-	h := record.NewHasher(s.Digest[:], base.Relation.Schema, base.Relation.Name)
-	want := func(oid uint32) bool { return oid == info.Table }
-	err = v.Records(ctx, base.RecordsFrom, v.Durable, want, func(t *record.Transaction, rel *record.Relation, r *record.Record) error {
-		if base.Snapshot.Sees(t.XID) || !copied.Snapshot.Sees(t.XID) {
-			return nil
-		}
-		if r.Op == record.Truncate {
-			sum = record.Digest{}
-			return nil
-		}
-		if rel.Identity != record.Full || (r.Op == record.Update && r.Old.Absent()) {
-			why = "minimal identity: the proof is by re-copy alone"
-			return nil
-		}
-		for i, l := range []record.Line{r.Old, r.New} {
-			if l.Absent() {
-				continue
-			}
-			text, err := v.Line(ctx, l)
-			if err != nil {
-				return err
-			}
-			if i == 0 {
-				sum.Sub(h.Line(text))
-			} else {
-				sum.Add(h.Line(text))
-			}
-		}
+	return err
+}
+
+// apply counts a record in whose transaction the read saw and the base did not.
+func (r *liveRead) apply(ctx context.Context, v *history.View, t *record.Transaction, rel *record.Relation, rec *record.Record) error {
+	if r.base.Snapshot.Sees(t.XID) || !r.copied.Snapshot.Sees(t.XID) {
 		return nil
-	})
-	return sum, why, err
+	}
+	if rec.Op == record.Truncate {
+		r.want = record.Digest{}
+		return nil
+	}
+	if rel.Identity != record.Full || (rec.Op == record.Update && rec.Old.Absent()) {
+		r.out.Why = "minimal identity: the proof is by re-copy alone"
+		return nil
+	}
+	for i, line := range []record.Line{rec.Old, rec.New} {
+		if line.Absent() {
+			continue
+		}
+		text, err := v.Line(ctx, line)
+		if err != nil {
+			return err
+		}
+		if i == 0 {
+			r.want.Sub(r.hasher.Line(text))
+		} else {
+			r.want.Add(r.hasher.Line(text))
+		}
+	}
+	return nil
 }
