@@ -113,6 +113,9 @@ func (s *Server) first(o Options) (map[string]any, error) {
 		"bcrypt_rounds": 4, "password_config": map[string]any{"enabled": true, "pepper": secret()},
 		"enable_registration": false, "suppress_key_server_warning": true, "trusted_key_servers": []any{},
 		"federation_domain_whitelist": []any{}, "presence": map[string]any{"enabled": true},
+		// What a new database still has to do in the background is done in seconds, not in
+		// a minute of pauses; see Settled.
+		"background_updates": map[string]any{"sleep_enabled": false},
 		// Compared replies are never of a cache, and a client that syncs twice sees the database twice.
 		"caches":                          map[string]any{"sync_response_cache_duration": "0s"},
 		"max_upload_size":                 "20M",

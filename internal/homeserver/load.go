@@ -134,6 +134,9 @@ func (l Load) Run(ctx context.Context, admin *Client) (*Result, error) {
 
 // begin makes the users, a room for all, and an encrypted one for each pair.
 func (w *world) begin(ctx context.Context) error {
+	if err := w.admin.Settled(ctx); err != nil {
+		return err
+	}
 	for i := range w.load.Users {
 		name := fmt.Sprintf("%s%d", w.load.Prefix, i)
 		c, err := w.server.Register(ctx, name, "the password of "+name, false)

@@ -45,7 +45,8 @@ type lab struct {
 	boots    int // of bootOn
 }
 
-// newLab makes a lab; change, if any, edits the options of the homeserver before
+// newLab makes a lab, whose homeserver has done what a new database begins with in
+// the background; change, if any, edits the options of the homeserver before
 // its first boot (another Install, Federation, Extra).
 func newLab(t testing.TB, change ...func(*homeserver.Options)) *lab {
 	t.Helper()
@@ -70,6 +71,9 @@ func newLab(t testing.TB, change ...func(*homeserver.Options)) *lab {
 	}
 	l.server = l.boot(o)
 	if l.admin, err = l.server.Register(t.Context(), "admin", "the admin's password", true); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.admin.Settled(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	l.child = childConfig{
