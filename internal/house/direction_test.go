@@ -60,7 +60,7 @@ func TestWhoMayUse(t *testing.T) {
 		why    string
 	}{
 		{"github.com/jackc/", []string{"cdc", "restore", "standby", "internal/testpg", "internal/bench"}, "PostgreSQL is spoken in cdc, restore and standby; the others stay testable without it"},
-		{"github.com/aws/", []string{"chunkstore/s3"}, "one backend knows S3; the store is a dumb interface to all others"},
+		{"github.com/minio/", []string{"chunkstore/s3"}, "one backend knows S3; the store is a dumb interface to all others"},
 		{"flag", []string{"cmd", "internal"}, "what the user typed is read in cmd and passed down as values"},
 		{"github.com/spf13/", []string{"cmd"}, "what the user typed is read in cmd and passed down as values"},
 		{"log", []string{}, "one *slog.Logger is passed in; package log is a global"},
