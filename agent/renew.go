@@ -42,16 +42,16 @@ func condemned(err error) bool {
 
 // renew puts every condemned chunk of a batch again.
 func (a *agent) renew(ctx context.Context, b *batch) error {
-	r := renewal{ctx: ctx, store: a.store, relations: len(b.rels)}
+	r := renewal{store: a.store, relations: len(b.rels)}
 	var err error
-	if b.buf, _, err = r.run(b.buf, false); err != nil {
+	if b.buf, _, err = r.run(ctx, b.buf, false); err != nil {
 		return err
 	}
-	if b.secret, _, err = r.run(b.secret, true); err != nil {
+	if b.secret, _, err = r.run(ctx, b.secret, true); err != nil {
 		return err
 	}
 	for i := range b.parts {
-		if err := r.part(&b.parts[i]); err != nil {
+		if err := r.part(ctx, &b.parts[i]); err != nil {
 			return err
 		}
 	}
@@ -64,7 +64,6 @@ func (a *agent) renew(ctx context.Context, b *batch) error {
 
 // renewal is one pass over a batch.
 type renewal struct {
-	ctx       context.Context // of the pass
 	store     *chunkstore.Store
 	relations int
 	fresh     []chunkstore.Name // put anew
@@ -72,17 +71,17 @@ type renewal struct {
 }
 
 // part renews the chunk of a part and the long lines of its records.
-func (r *renewal) part(p *record.Part) error {
+func (r *renewal) part(ctx context.Context, p *record.Part) error {
 	old := chunkstore.Ref{D: p.Chunk.Chunk, Gen: p.Chunk.Gen, Size: p.Chunk.Length}
-	plain, err := r.store.Get(r.ctx, chunkstore.KindRecords, old)
+	plain, err := r.store.Get(ctx, chunkstore.KindRecords, old)
 	if err != nil {
 		return err
 	}
-	plain, changed, err := r.run(plain, p.Secret)
+	plain, changed, err := r.run(ctx, plain, p.Secret)
 	if err != nil || !changed && !r.store.Condemned(r.store.Name(old)) {
 		return err
 	}
-	ref, err := r.put(chunkstore.KindRecords, plain, p.Secret)
+	ref, err := r.put(ctx, chunkstore.KindRecords, plain, p.Secret)
 	if err != nil {
 		return err
 	}
@@ -92,7 +91,7 @@ func (r *renewal) part(p *record.Part) error {
 }
 
 // run gives a run of records whose long lines point to nothing condemned.
-func (r *renewal) run(b []byte, secret bool) (out []byte, changed bool, err error) {
+func (r *renewal) run(ctx context.Context, b []byte, secret bool) (out []byte, changed bool, err error) {
 	if len(b) == 0 {
 		return b, false, nil
 	}
@@ -110,7 +109,7 @@ func (r *renewal) run(b []byte, secret bool) (out []byte, changed bool, err erro
 			out, last, any = record.AppendTransaction(out, tx), tx, true
 		}
 		for _, l := range []*record.Line{&rec.Old, &rec.New} {
-			c, err := r.line(l, secret)
+			c, err := r.line(ctx, l, secret)
 			if err != nil {
 				return nil, false, err
 			}
@@ -125,18 +124,18 @@ func (r *renewal) run(b []byte, secret bool) (out []byte, changed bool, err erro
 }
 
 // line puts the condemned pieces of a long line again.
-func (r *renewal) line(l *record.Line, secret bool) (changed bool, err error) {
+func (r *renewal) line(ctx context.Context, l *record.Line, secret bool) (changed bool, err error) {
 	for i := range l.Extents {
 		e := &l.Extents[i]
 		old := chunkstore.Ref{D: e.Chunk, Gen: e.Gen}
 		if !r.store.Condemned(r.store.Name(old)) {
 			continue
 		}
-		plain, err := r.store.Get(r.ctx, chunkstore.KindBytes, old)
+		plain, err := r.store.Get(ctx, chunkstore.KindBytes, old)
 		if err != nil {
 			return false, err
 		}
-		ref, err := r.put(chunkstore.KindBytes, plain, secret)
+		ref, err := r.put(ctx, chunkstore.KindBytes, plain, secret)
 		if err != nil {
 			return false, err
 		}
@@ -145,12 +144,12 @@ func (r *renewal) line(l *record.Line, secret bool) (changed bool, err error) {
 	return changed, nil
 }
 
-func (r *renewal) put(kind chunkstore.Kind, plain []byte, secret bool) (chunkstore.Ref, error) {
+func (r *renewal) put(ctx context.Context, kind chunkstore.Kind, plain []byte, secret bool) (chunkstore.Ref, error) {
 	level := chunkstore.Fast
 	if secret {
 		level = chunkstore.Stored
 	}
-	p, err := r.store.Put(r.ctx, kind, plain, level)
+	p, err := r.store.Put(ctx, kind, plain, level)
 	if err == nil {
 		r.fresh = append(r.fresh, p.Name)
 	}
