@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -111,18 +110,16 @@ func (d *demo) facts(ctx context.Context, into any, args ...string) error {
 	return nil
 }
 
+// quote writes arguments as a shell reads them.
 func quote(args []string) string {
-	var b strings.Builder
-	for i, a := range args {
-		if i > 0 {
-			b.WriteByte(' ')
+	var out []string
+	for _, a := range args {
+		if strings.ContainsAny(a, " '\"!$&*?#;<>|()") {
+			a = "'" + strings.ReplaceAll(a, "'", `'\''`) + "'"
 		}
-		if strings.ContainsAny(a, " '") {
-			a = strconv.Quote(a)
-		}
-		b.WriteString(a)
+		out = append(out, a)
 	}
-	return b.String()
+	return strings.Join(out, " ")
 }
 
 func (d *demo) sql(ctx context.Context, db, sql string) (string, error) {
