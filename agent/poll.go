@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -35,6 +36,7 @@ type poller struct {
 	noted               map[uint32]bool // identities that a note announced
 	huge                map[uint32]bool // tables of which a note says that they hold huge rows
 	retry               bool
+	waiting             bool              // a dump is due and waits; the log says so once
 	ready               bool              // NoteReady is in the log
 	refused             map[uint32]string // tables that cannot be captured, as logged
 }
@@ -354,12 +356,17 @@ func (p *poller) dump(ctx context.Context, cat *cdc.Catalog) error {
 	d, err := a.source.DumpSchema(ctx, cdc.DumpOptions{Bin: a.o.Source.PgBin})
 	switch {
 	case errors.Is(err, cdc.ErrBusy), errors.Is(err, cdc.ErrChanged), errors.Is(err, cdc.ErrYield):
-		a.log.Info("schema dump waits until the schema is quiet", "reason", err.Error())
-		p.retry = true
+		level := slog.LevelInfo
+		if p.waiting {
+			level = slog.LevelDebug
+		}
+		a.log.Log(ctx, level, "schema dump waits until the schema is quiet", "reason", err.Error())
+		p.retry, p.waiting = true, true
 		return nil
 	case err != nil:
 		return fmt.Errorf("dump the schema: %w", err)
 	}
+	p.waiting = false
 	seqs, err := a.source.Sequences(ctx)
 	if err != nil {
 		return fmt.Errorf("read sequences: %w", err)
