@@ -34,52 +34,60 @@ func (b *bench) base(ctx context.Context) error {
 	if _, err := b.sql(ctx, db, fmt.Sprintf(events, b.megabytes*800), "VACUUM ANALYZE", "CHECKPOINT"); err != nil {
 		return err
 	}
-	size, err := b.sql(ctx, db, "SELECT pg_size_pretty(pg_database_size('"+db+"'))")
+	h, err := b.copyAndRestore(ctx, db, "")
 	if err != nil {
 		return err
 	}
-	fmt.Printf("   the database has %s\n", size)
-	dump := filepath.Join(b.dir, "dump")
-	var h home
-	ours := func() (u usage, err error) {
+	fast := b.figure("base ÷ pg_dump -Fd -j2 -Z0, zstd -1", 0, false)
+	if _, err := exec.LookPath("zstd"); err != nil {
+		fmt.Println("   no zstd in PATH: not measured")
+		return nil
+	}
+	return b.interleave(fast, b.copies(ctx, db, &h), func() (usage, error) { return b.dumpOnce(ctx, db, b.dump(), "-Z0") })
+}
+
+func (b *bench) dump() string { return filepath.Join(b.dir, "dump") }
+
+// copies gives an arm that copies a database into a new repository, in place of the
+// last one.
+func (b *bench) copies(ctx context.Context, db string, h *home) func() (usage, error) {
+	return func() (u usage, err error) {
 		if h.dir != "" {
 			if err := os.RemoveAll(h.dir); err != nil {
 				return u, err
 			}
 		}
-		h, u, err = b.copyOnce(ctx, db)
+		*h, u, err = b.copyOnce(ctx, db)
 		return u, err
 	}
-	peer := func(z string) func() (usage, error) {
-		return func() (usage, error) { return b.dumpOnce(ctx, db, dump, z) }
+}
+
+// copyAndRestore measures the first copy of a database against pg_dump, and the
+// restore from it against pg_restore of that dump.
+func (b *bench) copyAndRestore(ctx context.Context, db, label string) (h home, err error) {
+	size, err := b.sql(ctx, db, "SELECT pg_size_pretty(pg_database_size('"+db+"'))")
+	if err != nil {
+		return h, err
 	}
-	plain := b.figure("base ÷ pg_dump -Fd -j2", 1.1, false)
-	if err := b.interleave(plain, ours, peer("")); err != nil {
-		return err
+	fmt.Printf("   the database has %s\n", size)
+	plain := b.figure("base ÷ pg_dump -Fd -j2"+label, 1.1, false)
+	if err := b.interleave(plain, b.copies(ctx, db, &h), func() (usage, error) { return b.dumpOnce(ctx, db, b.dump(), "") }); err != nil {
+		return h, err
 	}
-	fmt.Printf("   repository %d MiB, dump %d MiB\n", treeSize(filepath.Join(h.dir, "repository"))>>20, treeSize(dump)>>20)
-	fast := b.figure("base ÷ pg_dump -Fd -j2 -Z0, zstd -1", 0, false)
-	if _, err := exec.LookPath("zstd"); err != nil {
-		fmt.Println("   no zstd in PATH: not measured")
-	} else if err := b.interleave(fast, ours, peer("-Z0")); err != nil {
-		return err
-	}
-	if _, err := b.dumpOnce(ctx, db, dump, ""); err != nil {
-		return err
-	}
-	r := b.figure("restore ÷ pg_restore -j2", 1.1, false)
-	return b.interleave(r, func() (usage, error) { return b.restore(ctx, h, "ours") }, func() (usage, error) {
+	fmt.Printf("   repository %d MiB, dump %d MiB\n", treeSize(filepath.Join(h.dir, "repository"))>>20, treeSize(b.dump())>>20)
+	r := b.figure("restore ÷ pg_restore -j2"+label, 1.1, false)
+	return h, b.interleave(r, func() (usage, error) { return b.restore(ctx, h, "ours") }, func() (usage, error) {
 		if err := b.createDB(ctx, "theirs"); err != nil {
 			return usage{}, err
 		}
-		return b.program(ctx, "pg_restore", "-j2", "-d", "theirs", dump)
+		return b.program(ctx, "pg_restore", "-j2", "-d", "theirs", b.dump())
 	})
 }
 
 // copyOnce copies the database into a new repository: from the start of the agent
 // to the moment when the base of every table is durable.
 func (b *bench) copyOnce(ctx context.Context, db string) (home, usage, error) {
-	tables, err := b.sql(ctx, db, "SELECT count(*) FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace")
+	tables, err := b.sql(ctx, db, "SELECT count(*) FROM pg_class WHERE relkind = 'r' AND relpersistence = 'p' AND relnamespace = 'public'::regnamespace")
 	if err != nil {
 		return home{}, usage{}, err
 	}

@@ -105,7 +105,7 @@ func (b *bench) restore(ctx context.Context, h home, db string) (usage, error) {
 	if err := b.createDB(ctx, db); err != nil {
 		return usage{}, err
 	}
-	return b.lifeboatRun(ctx, h, "restore", "--at", "latest", "--to", b.dsn(db), "--key", h.key())
+	return b.lifeboatRun(ctx, h, "restore", "--at", "latest", "--mode", "raw", "--to", b.dsn(db), "--key", h.key())
 }
 
 // treeSize gives the bytes of the files below dir.

@@ -57,7 +57,11 @@ type figure struct {
 
 func figures() []figure {
 	return []figure{
-		{"drain", (*bench).drain}, {"base", (*bench).base}, {"memory", (*bench).memory}, {"tps", (*bench).tps},
+		{"drain", (*bench).drain},
+		{"base", (*bench).base},
+		{"memory", (*bench).memory},
+		{"tps", (*bench).tps},
+		{"synapse", (*bench).synapse},
 	}
 }
 
@@ -69,7 +73,7 @@ func parse() (o options, err error) {
 	flag.IntVar(&o.seconds, "seconds", 10, "length of each pgbench run")
 	flag.StringVar(&o.lifeboat, "lifeboat", "./lifeboat", "the lifeboat binary")
 	flag.StringVar(&o.pg, "pg", filepath.Join(".tools", "pg18"), "folder of a PostgreSQL installation")
-	flag.StringVar(&only, "only", "drain,base,memory,tps", "figures to measure (base brings the restore)")
+	flag.StringVar(&only, "only", "drain,base,memory,tps,synapse", "figures to measure (base brings the restore)")
 	flag.BoolVar(&o.keep, "keep", false, "keep the folder with its logs")
 	flag.Parse()
 	o.only = strings.Split(only, ",")
