@@ -38,6 +38,8 @@ type copier struct {
 	mu   sync.Mutex
 	cat  *cdc.Catalog
 	wait map[uint32]time.Time // not before
+	// asked is when the poller was last told of a copy.
+	asked time.Time
 }
 
 // offer tells the copier what the catalog looks like now.
@@ -135,10 +137,22 @@ func (k *copier) one(ctx, whole context.Context, ct cdc.Table, workers int) erro
 		if err != nil {
 			err = k.putOff(ct, err)
 		}
-		signal(k.a.capture.asked)
+		k.ask()
 		return err
 	})
 	return nil
+}
+
+// ask makes the poller look after a copy: at once after the last, else once in a
+// while. For each of hundreds of tables it would cost the source more than the copies.
+func (k *copier) ask() {
+	last := !k.a.capture.copying()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if now := k.a.now(); last || now.Sub(k.asked) > time.Second {
+		k.asked = now
+		signal(k.a.capture.asked)
+	}
 }
 
 func (k *copier) putOff(ct cdc.Table, err error) error {

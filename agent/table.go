@@ -199,6 +199,18 @@ func (c *capture) setProving(oid uint32, on bool) {
 	}
 }
 
+// copying reports whether a table is being copied, or is to be.
+func (c *capture) copying() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, t := range c.tables {
+		if t.wanted != "" || t.proving {
+			return true
+		}
+	}
+	return false
+}
+
 // position is what was received so far, or why nothing more will be.
 func (c *capture) position() (record.LSN, error) {
 	c.mu.Lock()

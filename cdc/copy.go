@@ -128,6 +128,9 @@ func (s *Source) copyTable(ctx context.Context, t Table, o CopyOptions, sink fun
 		return nil, err
 	}
 	out.Rows, out.Bytes = rows.Load(), size.Load()
+	if builtIn(&out.Table.Relation) {
+		return out, nil
+	}
 	after, err := s.TypeFingerprint(ctx, t)
 	if err != nil {
 		return nil, err
@@ -136,6 +139,18 @@ func (s *Source) copyTable(ctx context.Context, t Table, o CopyOptions, sink fun
 		return nil, fmt.Errorf("its types: %w", ErrChanged)
 	}
 	return out, nil
+}
+
+// builtIn reports that every column has a type of PostgreSQL's own catalog files
+// (below FirstGenbkiObjectId, src/include/access/transam.h), which no statement
+// alters: to read the fingerprint a second time costs more than a small table.
+func builtIn(r *record.Relation) bool {
+	for _, c := range r.Columns {
+		if c.TypeOID >= 10000 {
+			return false
+		}
+	}
+	return true
 }
 
 // reader is one session that reads a table under ACCESS SHARE, watched.
