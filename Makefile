@@ -28,7 +28,7 @@ bin  := $(TOOLS)/bin/.done
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
 
-tools: $(pg18) $(pg15) $(synapse) $(synapseold) $(valkey) $(bin) ## install PostgreSQL 18 and 15, two Synapses, Valkey, gofumpt and staticcheck into .tools
+tools: $(pg18) $(pg15) $(synapse) $(synapseold) $(valkey) $(bin) ## install PostgreSQL 18 and 15, two Synapses, Valkey, two S3 servers, gofumpt and staticcheck into .tools
 
 $(pg18):
 	internal/tools/install pg18 $(PG18) $(TOOLS)

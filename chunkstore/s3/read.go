@@ -191,7 +191,7 @@ func (l *listing) run(ctx context.Context) error {
 	defer cancel(nil)
 	late := time.AfterFunc(l.s.timeouts.Total, func() { cancel(errLate) })
 	defer late.Stop()
-	o := minio.ListObjectsOptions{Prefix: l.prefix, Recursive: true, StartAfter: l.last, MaxKeys: 1000}
+	o := minio.ListObjectsOptions{Prefix: l.prefix, Recursive: true, StartAfter: l.last, MaxKeys: l.s.page}
 	for i := range l.s.core.ListObjectsIter(ctx, l.s.at.Bucket, o) {
 		late.Stop()
 		if i.Err != nil {

@@ -47,6 +47,9 @@ func (s *Store) repeat(ctx context.Context, f func(tries int) error) error {
 		case !passing(err):
 			return err
 		}
+		if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+			err = fmt.Errorf("%w: %v", errLate, err) // not the caller's: what says so is cut off
+		}
 		wait := pause(tries)
 		if tries > 0 && s.now().Sub(began)+wait > s.timeouts.Retry {
 			return fmt.Errorf("%s: %w after %d tries: %w", s.at.Endpoint, ErrUnavailable, tries+1, err)
@@ -148,6 +151,8 @@ func passing(err error) bool {
 
 func passingStatus(e minio.ErrorResponse) bool {
 	switch e.StatusCode {
+	case http.StatusOK: // with an error inside
+		return true
 	case http.StatusNotImplemented, http.StatusHTTPVersionNotSupported:
 		return false
 	case http.StatusRequestTimeout, http.StatusTooManyRequests, 499: // 499: nginx, the client went away

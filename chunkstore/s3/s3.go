@@ -113,6 +113,7 @@ type Store struct {
 	pace     *pace
 	log      *slog.Logger
 	now      func() time.Time
+	page     int // keys in one reply to List
 	// single: the server cannot create-if-absent, see [Store.SingleWriter].
 	single bool
 }
@@ -145,7 +146,7 @@ func Open(o Options) (*Store, error) {
 	}
 	client.SetAppInfo("lifeboat", "0")
 	s := &Store{
-		core: *client, at: o.Location, timeouts: t, log: o.Log, now: time.Now,
+		core: *client, at: o.Location, timeouts: t, log: o.Log, now: time.Now, page: 1000,
 		pace: &pace{rate: o.UploadLimit, now: time.Now},
 	}
 	if o.Location.Prefix != "" {

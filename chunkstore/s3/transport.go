@@ -60,12 +60,15 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 	case http.MethodGet:
-		// Listings have no ETag; objects always have one (S3 API, GetObject).
-		if req.URL.Query().Has("list-type") || resp.Header.Get("ETag") != "" {
-			return resp, nil
+		if req.URL.Query().Has("list-type") {
+			err = checkList(resp)
+		} else if resp.Header.Get("ETag") == "" { // objects always have one (S3 API, GetObject)
+			err = fmt.Errorf("%w: an object without an ETag", errReply)
 		}
-		resp.Body.Close()
-		return nil, fmt.Errorf("%w: an object without an ETag", errReply)
+		if err != nil {
+			resp.Body.Close()
+			return nil, err
+		}
 	}
 	return resp, nil
 }
@@ -85,6 +88,25 @@ func checkPut(resp *http.Response) error {
 		return fmt.Errorf("%w: 200 without an ETag", errReply)
 	}
 	resp.Body = http.NoBody
+	return nil
+}
+
+// maxListing bounds the reply to one List request, in bytes: 1,000 keys of at most 1,024
+// bytes, each three times as long in its URL encoding, and what S3 says of them.
+const maxListing = 8 << 20
+
+// checkList reads a listing to its end. The library would take half of one, or an error
+// where a listing should be, for a listing without objects.
+func checkList(resp *http.Response) error {
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxListing))
+	if err != nil {
+		return err
+	}
+	if !bytes.Contains(body, []byte("<ListBucketResult")) || !bytes.HasSuffix(bytes.TrimSpace(body), []byte("</ListBucketResult>")) {
+		return fmt.Errorf("%w: no listing, or not all of it: %.300s", errReply, body)
+	}
+	resp.Body.Close()
+	resp.Body = io.NopCloser(bytes.NewReader(body))
 	return nil
 }
 
