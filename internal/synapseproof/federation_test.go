@@ -54,8 +54,11 @@ func TestFederationHeals(t *testing.T) {
 	for i := range 4 {
 		d.say(ann, fmt.Sprintf("lost %d", i), 6)
 		d.say(bea, fmt.Sprintf("lost %d", i), 6)
+		d.note(bea, ann, fmt.Sprintf("lost %d", i))
+		d.hear(ann, fmt.Sprintf("lost %d", i))
 	}
 	d.arrive(ann, bea)
+	d.hear(ann, "") // the newest token that her server gave
 	l.mark("after")
 	k.Stop(t)
 	if err := l.server.Stop(ctx); err != nil {
@@ -86,6 +89,8 @@ func TestFederationHeals(t *testing.T) {
 	d.arrive(bea)
 	d.say(bea, "after the rollback", 2)
 	d.arrive(ann, bea)
+	d.note(bea, ann, "after the rollback")
+	d.hear(ann, "after the rollback")
 	d.say(ann, "healed", 1)
 	d.arrive(ann, bea)
 	for _, s := range []*homeserver.Server{s, other} {
@@ -97,9 +102,10 @@ func TestFederationHeals(t *testing.T) {
 
 // dialogue is what was said in a room that two homeservers share.
 type dialogue struct {
-	t    testing.TB
-	room string
-	ids  []string
+	t     testing.TB
+	room  string
+	ids   []string
+	since string // the token of who hears
 }
 
 // say says a text n times.
@@ -112,6 +118,29 @@ func (d *dialogue) say(c *homeserver.Client, text string, n int) {
 		}
 		d.ids = append(d.ids, id)
 	}
+}
+
+// note sends a message from device to device, to the other server.
+func (d *dialogue) note(from, to *homeserver.Client, body string) {
+	d.t.Helper()
+	err := from.ToDevice(d.t.Context(), "org.example.note", map[string]map[string]any{to.UserID: {to.DeviceID: map[string]any{"body": body}}})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+// hear goes on syncing until a note has come, by the token of the last sync, however
+// much newer than the server it is. Without a note it syncs once.
+func (d *dialogue) hear(c *homeserver.Client, body string) {
+	d.t.Helper()
+	testpg.WaitFor(d.t, 30*time.Second, "the note "+body+" to reach "+c.UserID, func() bool {
+		u, err := c.Sync(d.t.Context(), d.since, time.Second)
+		if err != nil {
+			d.t.Fatal(err)
+		}
+		d.since = u.Next
+		return body == "" || slices.ContainsFunc(u.ToDevice.Events, func(e homeserver.Event) bool { return e.Body() == body })
+	})
 }
 
 // arrive waits until each client's own server shows it everything that was said. A
