@@ -82,6 +82,9 @@ type Options struct {
 	// is copied; the gap is named. Adopt opens a new lineage.
 	NewBase, Adopt bool
 	Log            *slog.Logger
+	// ProbeEvery is how often the store is tried ([chunkstore.Probe]), the first time when
+	// no try is on record in State; 0: never.
+	ProbeEvery time.Duration
 	// Ready, when set, is called once streaming has begun. Progress (the systemd
 	// watchdog) at every flush, chunk of a large transaction and step of a copy, and
 	// when nothing is to be done: after the repository and the source have both

@@ -113,11 +113,8 @@ func (o *Options) connect(ctx context.Context) (*cdc.Source, cdc.Identity, error
 	return src, id, nil
 }
 
-// Run is the service. It returns nil when ctx ends and everything received was
-// made durable and confirmed; otherwise the first error that is not transient, or
-// the last one after several attempts without progress (G4).
-func Run(ctx context.Context, repo *history.Repository, s *history.Secrets, o Options) error {
-	o = o.defaults()
+// serve is Run without the tries of the store; o has its defaults.
+func serve(ctx context.Context, repo *history.Repository, s *history.Secrets, o Options) error {
 	o.wal = &allowance{dir: o.State, limit: o.Tuning.WALBudget, log: o.Log}
 	failed, again := 0, o.NewBase
 	for {
@@ -168,7 +165,7 @@ func Run(ctx context.Context, repo *history.Repository, s *history.Secrets, o Op
 func permanent(err error) bool {
 	for _, e := range []error{
 		ErrSourceLost, ErrForeignSource, ErrNotAttached, ErrState, history.ErrFenced, history.ErrWrongKey,
-		history.ErrNoRepository, chunkstore.ErrDamaged, record.ErrCorrupt, record.ErrVersion, cdc.ErrSlotForeign,
+		history.ErrNoRepository, chunkstore.ErrDamaged, chunkstore.ErrUnsafe, record.ErrCorrupt, record.ErrVersion, cdc.ErrSlotForeign,
 		cdc.ErrPublication, cdc.ErrPublicationMissing, cdc.ErrProtocol,
 		// The slot was waited for already, twice as long as a dead agent can hold it.
 		cdc.ErrSlotActive,

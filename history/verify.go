@@ -108,7 +108,7 @@ func (v *verifier) list(ctx context.Context) error {
 	err := v.r.b.List(ctx, "", func(i chunkstore.Info) error {
 		v.out.Bytes += i.Size
 		switch {
-		case i.Key == configKey, strings.HasPrefix(i.Key, keysPrefix):
+		case i.Key == configKey, strings.HasPrefix(i.Key, keysPrefix), strings.HasPrefix(i.Key, chunkstore.ProbePrefix):
 			return nil
 		case strings.HasPrefix(i.Key, logPrefix):
 			if id, at, ok := parseEntryKey(i.Key); ok {

@@ -50,7 +50,7 @@ func (s *Store) create(ctx context.Context, key string, data []byte) error {
 		// A crash here leaves the whole object or none. Whoever comes back finds an object
 		// with another number than its own, and has to look at what it says.
 		if !errors.Is(err, errPrecondition) {
-			return err
+			return err // chunkstore.ErrUnsafe: the server knows no If-None-Match
 		}
 		// Also at the first try: something between us and the server may have sent it twice.
 		if err = s.whose(ctx, w); errors.Is(err, chunkstore.ErrNotFound) {

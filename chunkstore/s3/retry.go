@@ -116,6 +116,8 @@ func meaning(err error) error {
 		return chunkstore.ErrNotFound
 	case e.StatusCode == http.StatusPreconditionFailed:
 		return errPrecondition
+	case e.StatusCode == http.StatusNotImplemented:
+		return fmt.Errorf("%w: %w (%s): the server does not implement a header of ours", chunkstore.ErrUnsafe, err, e.Code)
 	case e.StatusCode == http.StatusForbidden && e.Code != "RequestTimeTooSkewed", e.StatusCode == http.StatusUnauthorized:
 		return fmt.Errorf("%w: %w (%s)", ErrDenied, err, e.Code)
 	}

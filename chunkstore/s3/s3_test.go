@@ -129,6 +129,9 @@ func TestSingleWriter(t *testing.T) {
 	if err := s.Create(t.Context(), "k", []byte("a")); err == nil {
 		t.Fatal("the proxy lets conditions pass")
 	}
+	if checks, err := chunkstore.Probe(t.Context(), s); err != nil || !errors.Is(chunkstore.Unsafe(checks), chunkstore.ErrUnsafe) {
+		t.Errorf("probe: %v, %v, want %v", checks, err, chunkstore.ErrUnsafe)
+	}
 	one := s.SingleWriter()
 	if err := one.Create(t.Context(), "k", []byte("a")); err != nil {
 		t.Fatal(err)

@@ -28,6 +28,7 @@ type config struct {
 	PgBin      string
 	Agent      agent.SourceOptions // without the DSN
 	Tuning     agent.Tuning
+	S3         s3Config
 
 	sourceFile, passwordFile string
 
@@ -46,7 +47,6 @@ type option struct {
 
 // laterKeys are known, but nothing answers to them in this version.
 var laterKeys = map[string]string{
-	"s3":   "only a folder can be the repository",
 	"keep": "nothing is ever removed from the repository",
 }
 
@@ -59,7 +59,12 @@ func options() []option {
 		path("source_file", "file that holds the connection string", func(c *config) *string { return &c.sourceFile }),
 		path("password_file", "file that holds the password of source; or PGPASSWORD, the credential \"source_password\"",
 			func(c *config) *string { return &c.passwordFile }),
-		text("repository", "folder that holds the backup", func(c *config) *string { return &c.Repository }, nil),
+		text("repository", "what holds the backup: a folder, or s3://host[:port]/bucket[/prefix]", func(c *config) *string { return &c.Repository }, redactDSN),
+		{
+			"s3", "access_key_file, secret_key_file, session_token_file, region, ca_file, path_style, upload_limit",
+			func(c *config, n *yaml.Node) error { return c.S3.set(n) },
+			func(c *config) string { return c.S3.text() },
+		},
 		path("state", "folder of the agent's keys", func(c *config) *string { return &c.State }),
 		{
 			"profile", "what the database is: synapse or generic; default synapse with homeserver, else generic",
@@ -185,6 +190,14 @@ func lookup(known []option, key string) (option, error) {
 func (c *config) resolve(dir string) {
 	for _, p := range []*string{&c.Homeserver, &c.sourceFile, &c.passwordFile, &c.State, &c.Agent.PgBin} {
 		if *p != "" && !filepath.IsAbs(*p) {
+			*p = filepath.Join(dir, *p)
+		}
+	}
+	for _, o := range s3Options() {
+		if o.file == nil {
+			continue
+		}
+		if p := o.file(&c.S3); *p != "" && !filepath.IsAbs(*p) {
 			*p = filepath.Join(dir, *p)
 		}
 	}

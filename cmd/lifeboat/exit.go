@@ -8,6 +8,7 @@ import (
 	"lifeboat.im/lifeboat/agent"
 	"lifeboat.im/lifeboat/cdc"
 	"lifeboat.im/lifeboat/chunkstore"
+	"lifeboat.im/lifeboat/chunkstore/s3"
 	"lifeboat.im/lifeboat/history"
 	"lifeboat.im/lifeboat/record"
 	"lifeboat.im/lifeboat/restore"
@@ -77,6 +78,11 @@ func outcomes() []outcome {
 		{cdc.ErrPublicationMissing, exitSourceLost, "`lifeboat run --new-base` makes it again, copies every table, and names the gap."},
 		{cdc.ErrBusy, exitLater, "Nothing was changed: run the same command again in a moment."},
 		{agent.ErrSourceLost, exitSourceLost, "`lifeboat doctor` names what is missing; `lifeboat run --new-base` begins again and names the gap."},
+		{s3.ErrUnavailable, exitLater, "Run the same command again when the server answers."},
+		{s3.ErrDenied, exitUsage, "Check the keys, their rights (get, put and list objects) and the region: in the configuration, s3:."},
+		{s3.ErrNoKey, exitUsage, "Set s3: {access_key_file: …, secret_key_file: …} in the configuration, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."},
+		{s3.ErrNoBucket, exitNoRepo, "Make the bucket first: Lifeboat makes objects, not buckets."},
+		{chunkstore.ErrUnsafe, exitRefused, ""},
 		{history.ErrNoRepository, exitNoRepo, "Check the path, and that its disk is mounted; `lifeboat init` makes a new repository."},
 		{history.ErrRepositoryExists, exitRefused, "Name another folder. To use this one from here: write a lifeboat.yaml with repository: and run `lifeboat key export --agent --key FILE`."},
 		{history.ErrWrongKey, exitWrongKey, "`lifeboat key list` prints whose identities open it; give another file with --key."},

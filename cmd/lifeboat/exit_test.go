@@ -15,6 +15,7 @@ import (
 	"lifeboat.im/lifeboat/agent"
 	"lifeboat.im/lifeboat/cdc"
 	"lifeboat.im/lifeboat/chunkstore"
+	"lifeboat.im/lifeboat/chunkstore/s3"
 	"lifeboat.im/lifeboat/history"
 	"lifeboat.im/lifeboat/record"
 	"lifeboat.im/lifeboat/restore"
@@ -47,6 +48,11 @@ func TestExitCodes(t *testing.T) {
 		{cdc.ErrSlotMissing, 7},
 		{cdc.ErrSlotLost, 7},
 		{history.ErrNoRepository, 10},
+		{s3.ErrNoBucket, 10},
+		{s3.ErrDenied, 2},
+		{s3.ErrNoKey, 2},
+		{s3.ErrUnavailable, 75},
+		{chunkstore.ErrUnsafe, 4},
 		{history.ErrFenced, 11},
 		{history.ErrWrongKey, 12},
 		{history.ErrNoKey, 12},

@@ -15,7 +15,8 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"lifeboat.im/lifeboat/agent"
-	"lifeboat.im/lifeboat/chunkstore/fs"
+	"lifeboat.im/lifeboat/chunkstore"
+	"lifeboat.im/lifeboat/chunkstore/s3"
 	"lifeboat.im/lifeboat/history"
 	"lifeboat.im/lifeboat/internal/durable"
 	"lifeboat.im/lifeboat/synapse"
@@ -33,16 +34,17 @@ for the owners of these recipients (age1… or ssh-…).`
 
 type initFlags struct {
 	homeserver, source, sourceFile, profile string
-	recipients                              []string
-	plaintext                               bool
+	recipients, s3                          []string
+	plaintext, singleWriter                 bool
 }
 
 func initCommand(a *app) *cobra.Command {
 	var f initFlags
 	cmd := &cobra.Command{
-		Use: "init --repo DIR (--homeserver FILE | --source DSN)", Short: "Create the repository, the key and lifeboat.yaml", Long: initHelp,
+		Use: "init --repo DIR|URL (--homeserver FILE | --source DSN)", Short: "Create the repository, the key and lifeboat.yaml", Long: initHelp,
 		Example: "  lifeboat init --repo /srv/backup --homeserver /etc/matrix-synapse/homeserver.yaml\n" +
 			"  lifeboat init --repo /srv/backup --source postgres://lifeboat@db.example.net/app\n" +
+			"  lifeboat init --repo s3://s3.example.net/backups/matrix --s3 access_key_file=/etc/lifeboat/s3.id --s3 secret_key_file=/etc/lifeboat/s3.secret --source dbname=app\n" +
 			"  lifeboat init --repo /srv/backup --source-file /etc/lifeboat/dsn --recipient age1…",
 		Args: noArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.init(cmd.Context(), f) },
@@ -53,6 +55,8 @@ func initCommand(a *app) *cobra.Command {
 	cmd.Flags().StringVar(&f.profile, "profile", "", "what the database is, synapse or generic (default: synapse with --homeserver, else the database is asked)")
 	cmd.Flags().StringArrayVar(&f.recipients, "recipient", nil, "who can restore (age1… or ssh-…); may be given several times")
 	cmd.Flags().BoolVar(&f.plaintext, "plaintext", false, "do not encrypt: whoever reads the repository reads the data")
+	cmd.Flags().StringArrayVar(&f.s3, "s3", nil, "a `KEY=VALUE` of the s3 part of the configuration (access_key_file, region, …); may be given several times")
+	cmd.Flags().BoolVar(&f.singleWriter, "single-writer", false, "the store cannot create-if-absent, and one agent only will ever write to it: a promise, nothing checks it")
 	return cmd
 }
 
@@ -61,6 +65,7 @@ type initPlan struct {
 	config, key, repo, state string
 	yaml                     []byte
 	profile, why             string // why: what init found out about it
+	s3                       s3Config
 }
 
 func (a *app) init(ctx context.Context, f initFlags) error {
@@ -70,19 +75,27 @@ func (a *app) init(ctx context.Context, f initFlags) error {
 	}
 	recipients := f.recipients
 	var made string
+	var backend chunkstore.Backend
+	at := &config{Repository: p.repo, S3: p.s3, LogLevel: orDefault(a.flags.logLevel, "info")}
+	if s3.IsURL(p.repo) { // may fail in many ways: nothing is made before
+		if backend, err = a.newBackend(ctx, at, f.singleWriter); err != nil {
+			return err
+		}
+	}
 	if len(recipients) == 0 && !f.plaintext {
 		if made, err = a.makeIdentity(p.key); err != nil {
 			return err
 		}
 		recipients = []string{made}
 	}
-	backend, err := fs.Create(p.repo)
-	if err != nil {
-		return fmt.Errorf("create repository folder: %w", err)
+	if backend == nil {
+		if backend, err = a.newBackend(ctx, at, f.singleWriter); err != nil {
+			return err
+		}
 	}
 	// A crash from here on leaves a repository without a configuration: init says so
 	// when it is run again, and `key export --agent` makes the rest from the key.
-	_, secrets, err := history.Create(ctx, backend, history.CreateOptions{Recipients: recipients, Plaintext: f.plaintext})
+	_, secrets, err := history.Create(ctx, backend, history.CreateOptions{Recipients: recipients, Plaintext: f.plaintext, SingleWriter: f.singleWriter})
 	if err != nil {
 		return fmt.Errorf("create repository %s: %w", p.repo, err)
 	}
@@ -102,13 +115,24 @@ func (a *app) planInit(ctx context.Context, f initFlags) (*initPlan, error) {
 	p := &initPlan{config: orDefault(a.flags.config, "lifeboat.yaml")}
 	c := &config{Repository: a.flags.repo}
 	if c.Repository == "" {
-		return nil, usagef("init needs --repo DIR: the folder that will hold the backup, best on another disk or host")
+		return nil, usagef("init needs --repo DIR: the folder that will hold the backup, best on another disk or host; or s3://host/bucket/prefix")
 	}
 	var err error
 	if p.repo, err = repositoryDir(c); err != nil {
 		return nil, err
 	}
-	if p.repo, err = filepath.Abs(p.repo); err != nil {
+	if p.s3, err = parseS3Flags(f.s3); err != nil {
+		return nil, err
+	}
+	switch {
+	case !s3.IsURL(p.repo) && len(f.s3) > 0:
+		return nil, usagef("--s3 is for a repository in object storage, and --repo names a folder")
+	case !s3.IsURL(p.repo):
+		if p.repo, err = filepath.Abs(p.repo); err != nil {
+			return nil, err
+		}
+	}
+	if err := p.s3.absolute(); err != nil {
 		return nil, err
 	}
 	if f.profile != "" {
@@ -201,6 +225,9 @@ func (p *initPlan) write(f initFlags) error {
 	}
 	err := errors.Join(put("homeserver", f.homeserver), put("source", f.source), put("source_file", f.sourceFile),
 		put("profile", p.profile), put("repository", p.repo))
+	if text := p.s3.text(); text != "" {
+		b.WriteString("s3: " + text + "\n")
+	}
 	b.WriteString("rpo: 5s            # a commit is in the repository at the latest after this time\n")
 	b.WriteString("wal_budget: 2GiB   # then let go of the slot rather than fill the database's disk\n")
 	p.yaml = b.Bytes()
@@ -260,7 +287,7 @@ func (a *app) reportInit(p *initPlan, f initFlags, id string, recipients []strin
 	a.fact("Created the repository %s and wrote %s.", p.repo, p.config)
 	switch {
 	case f.plaintext:
-		a.fact("It is not encrypted: whoever can read the folder can read your data.")
+		a.fact("It is not encrypted: whoever can read it can read your data.")
 	case madeKey:
 		a.fact("Wrote the operator's identity to %s (recipient %s).", p.key, recipients[0])
 		a.fact("It opens the backup and nothing else does, and it must not live on this host.")

@@ -5,26 +5,32 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"lifeboat.im/lifeboat/agent"
-	"lifeboat.im/lifeboat/chunkstore/fs"
+	"lifeboat.im/lifeboat/chunkstore/s3"
 	"lifeboat.im/lifeboat/history"
 	"lifeboat.im/lifeboat/restore"
 )
 
-// repositoryDir gives the folder of the repository that the configuration names.
+// repositoryDir gives the folder of the repository that the configuration names, or the
+// URL of one in object storage.
 func repositoryDir(c *config) (string, error) {
 	switch {
 	case c.Repository == "":
 		return "", usagef("no repository is named: set repository: in %s, or give --repo", orDefault(c.Path, "lifeboat.yaml"))
 	case strings.HasPrefix(c.Repository, "file://"):
 		return strings.TrimPrefix(c.Repository, "file://"), nil
+	case s3.IsURL(c.Repository):
+		at, err := s3.ParseURL(c.Repository)
+		if err != nil {
+			return "", usagef("repository: %v", err)
+		}
+		return at.String(), nil
 	case isURL(c.Repository):
-		return "", usagef("repository %s: only a folder on this host can be the repository in this version; give its path", redactDSN(c.Repository))
+		return "", usagef("repository %s: give the path of a folder, or s3://host[:port]/bucket[/prefix]", redactDSN(c.Repository))
 	}
 	return c.Repository, nil
 }
@@ -39,14 +45,15 @@ func (a *app) open(ctx context.Context) (*config, *history.Repository, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
-		return nil, nil, fmt.Errorf("open repository %s: no such folder: %w", dir, history.ErrNoRepository)
-	}
-	backend, err := fs.Open(dir)
+	backend, err := a.backend(c)
 	if err != nil {
-		return nil, nil, fmt.Errorf("open repository %s: %w", dir, err)
+		return nil, nil, err
 	}
 	repo, err := history.Open(ctx, backend)
+	if err == nil && repo.Config().SingleWriter {
+		fmt.Fprintln(a.err, "lifeboat: one agent only may write to this repository (it was made with --single-writer)")
+		repo, err = history.Open(ctx, alone(backend))
+	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("open repository %s: %w", dir, err)
 	}

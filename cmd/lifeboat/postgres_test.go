@@ -44,6 +44,7 @@ func postgresCommands() map[string]func(*testscript.TestScript, bool, []string) 
 		"sql": sqlCommand, "super": superCommand, "until": untilCommand, "target": targetCommand, "term": termCommand, "keep": keepCommand, "same": sameCommand,
 		"homeserver": homeserverCommand, "listen": listenCommand, "told": toldCommand,
 	})
+	maps.Copy(cmds, s3Commands())
 	return cmds
 }
 

@@ -46,6 +46,7 @@ func (a *app) run(ctx context.Context, newBase, adopt bool) error {
 		return err
 	}
 	o.NewBase, o.Adopt = newBase, adopt
+	o.ProbeEvery = 7 * 24 * time.Hour
 	n := newNotifier(a.now)
 	o.Ready, o.Progress = n.ready, n.progress
 	stop := context.AfterFunc(ctx, n.stopping)
