@@ -40,8 +40,8 @@ func (s *Store) create(ctx context.Context, key string, data []byte) error {
 	}
 	w := newWrite(s.full(key), data, !s.single)
 	return s.try(ctx, len(data), func(ctx context.Context, tries int) error {
-		if tries > 0 || s.single {
-			// An earlier try may have stored it.
+		if tries > 0 || s.single || len(data) >= s.askFirst {
+			// An earlier try may have stored it, or an earlier copy of the same table.
 			if err := s.whose(ctx, w); !errors.Is(err, chunkstore.ErrNotFound) {
 				return err
 			}

@@ -27,7 +27,8 @@
 //
 // To ask is to read the object's metadata: with our number it is ours and Create returns
 // nil, with another one or none it is [chunkstore.ErrExists], and when there is none the
-// PUT is sent again, with the same bytes. So one Create never stores two different
+// PUT is sent again, with the same bytes. Objects of 64 KiB and more are asked for before the
+// first PUT too, so that what is there is not sent again. So one Create never stores two different
 // things, and of many creators one gets nil, whatever replies are lost.
 //
 // # Retries and time

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/http"
 	"strings"
@@ -66,6 +67,7 @@ func TestCreateThroughFaults(t *testing.T) {
 			t.Parallel()
 			p := proxy(t, srv)
 			s := at(t, p.Addr, func(o *Options) { o.Timeouts.Reply, o.Timeouts.Idle = time.Second, 2*time.Second })
+			s.askFirst = math.MaxInt // the PUT itself is to fail
 			mine, other := pattern(300_000, 1), pattern(300_000, 2)
 			p.Plan(first(c.n, http.MethodPut, c.do))
 			if err := s.Create(t.Context(), "log/a/1", mine); err != nil {

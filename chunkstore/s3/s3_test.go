@@ -116,6 +116,23 @@ func TestUploadLimit(t *testing.T) {
 	}
 }
 
+// What is there already is not sent again.
+func TestLargeObjectsAreAskedForFirst(t *testing.T) {
+	p := proxy(t, shared.server(t, s3server.VersityGW))
+	s := at(t, p.Addr, nil)
+	for size, heads := range map[int]int{1000: 0, 1 << 20: 1} {
+		key := fmt.Sprintf("k%d", size)
+		p.Plan(nil)
+		if err := s.Create(t.Context(), key, pattern(size, 1)); err != nil || p.Count(http.MethodHead) != heads || p.Count(http.MethodPut) != 1 {
+			t.Errorf("create %d bytes: %v, %s; want %d HEAD", size, err, methods(p), heads)
+		}
+		p.Plan(nil)
+		if err := s.Create(t.Context(), key, pattern(size, 1)); !errors.Is(err, chunkstore.ErrExists) || p.Count(http.MethodPut) != 1-heads {
+			t.Errorf("create %d bytes again: %v, %s", size, err, methods(p))
+		}
+	}
+}
+
 // A repository whose owner promised to be alone, on a server that knows no conditions.
 func TestSingleWriter(t *testing.T) {
 	p := proxy(t, shared.server(t, s3server.VersityGW))
