@@ -10,14 +10,16 @@ import (
 // not cost the session: the server ends one whose reader takes nothing for 5 s
 // (tcp_user_timeout).
 const (
-	// aheadBlock is what is handed on at once, aheadUsual how many of them wait at most
-	// while the sink keeps going: 1 MiB.
+	// aheadBlock is what is handed on at once, or one row that is larger; aheadUsual is
+	// from how many bytes on the session waits for the sink.
 	aheadBlock = 256 << 10
-	aheadUsual = 4
-	// While the sink stands still one more is read every aheadPatience, which keeps the
-	// server content, up to aheadMost: 10 MiB, 36 s.
+	aheadUsual = 1 << 20
+	// While the sink stands still one more block is read every aheadPatience, of larger
+	// rows up to every aheadSlowest, which keeps the server content, until aheadMost
+	// bytes wait: 36 s, 25 s with the largest rows.
 	aheadPatience = time.Second
-	aheadMost     = 40
+	aheadSlowest  = 2500 * time.Millisecond
+	aheadMost     = 10 << 20
 	// aheadDirect is the size of a row from which it is not copied but waited for, so
 	// that large values do not take their memory twice.
 	aheadDirect = 1 << 20
@@ -27,6 +29,7 @@ const (
 type ahead struct {
 	lines *lines
 	full  chan block
+	held  atomic.Int64 // bytes of the blocks that are not used up, but for direct ones
 	free  chan []byte
 	taken chan struct{} // one slot: a block was used up
 	ended chan struct{} // closed when the sink's goroutine is done; err is final then
@@ -43,7 +46,7 @@ type block struct {
 
 func readAhead(l *lines) *ahead {
 	a := &ahead{
-		lines: l, full: make(chan block, aheadMost), free: make(chan []byte, aheadUsual),
+		lines: l, full: make(chan block, aheadMost/aheadBlock), free: make(chan []byte, aheadUsual/aheadBlock),
 		taken: make(chan struct{}, 1), ended: make(chan struct{}),
 	}
 	go a.feed()
@@ -63,6 +66,7 @@ func (a *ahead) feed() {
 			close(b.used)
 			continue
 		}
+		a.held.Add(-int64(len(b.data)))
 		select {
 		case a.free <- b.data[:0]:
 		default:
@@ -109,17 +113,18 @@ func (a *ahead) buffer() []byte {
 	}
 }
 
-// pass hands the current block on: at once while few wait, else when one was used up
-// or the server must not wait any longer.
+// pass hands the current block on: at once while little waits, else when enough was
+// used up, or the server must not wait any longer and there is room.
 func (a *ahead) pass() error {
-	if len(a.full) >= aheadUsual {
-		t := time.NewTimer(aheadPatience)
+	if a.held.Load() >= aheadUsual {
+		t := time.NewTimer(min(aheadPatience*time.Duration(max(len(a.cur), aheadBlock))/aheadBlock, aheadSlowest))
 		defer t.Stop()
-		for late := false; !late && len(a.full) >= aheadUsual; {
+		limit := int64(aheadUsual)
+		for a.held.Load() >= limit {
 			select {
 			case <-a.taken:
 			case <-t.C:
-				late = true
+				limit = aheadMost - int64(len(a.cur))
 			case <-a.ended:
 				return a.err
 			case <-a.lines.done:
@@ -129,6 +134,7 @@ func (a *ahead) pass() error {
 	}
 	b := block{data: a.cur}
 	a.cur = nil
+	a.held.Add(int64(len(b.data)))
 	return a.send(b)
 }
 

@@ -15,6 +15,12 @@ func TestStreamRests(t *testing.T) {
 	d := testpg.Shared(t, 18).Database(t)
 	s := ready(t, d, "CREATE TABLE t (i int)")
 	h := &tape{}
+	within := 0
+	h.hold = func() {
+		if h.st.rests != 0 {
+			within++
+		}
+	}
 	st, stop := play(t, s, h, StreamOptions{Rest: rest})
 	const n = 200
 	for i := range n {
@@ -22,6 +28,9 @@ func TestStreamRests(t *testing.T) {
 	}
 	wait(t, "every transaction", func() bool { return len(h.all()) == n })
 	_ = stop()
+	if within > 0 || st.rests != rest {
+		t.Errorf("%d rows came at rest, within their transaction; after the last one it is %s", within, st.rests)
+	}
 	for i, step := range []struct {
 		lag  time.Duration
 		want bool

@@ -76,7 +76,8 @@ type Stream struct {
 	asked     atomic.Uint64 // position at which the server last waited for us
 
 	rest     time.Duration // StreamOptions.Rest
-	resting  bool
+	resting  bool          // between transactions
+	rests    time.Duration // what the connection was told
 	feedback feedback
 }
 
@@ -273,7 +274,10 @@ func (st *Stream) copyData(b []byte, h Handler) error {
 		if err := st.walk.message(record.LSN(binary.BigEndian.Uint64(b[1:])), b[xlogHeader:], h); err != nil {
 			return err
 		}
-		if open && !st.walk.open {
+		switch {
+		case !open && st.walk.open: // what it holds up waits for its end: no rest within
+			st.restFor(0)
+		case open && !st.walk.open:
 			raise(&st.received, uint64(st.walk.end))
 			st.pace(time.Duration(int64(binary.BigEndian.Uint64(b[17:]))-int64(st.walk.at)) * time.Microsecond)
 		}
@@ -302,13 +306,20 @@ func (st *Stream) copyData(b []byte, h Handler) error {
 // commit the server sent a transaction, by its own clock.
 func (st *Stream) pace(lag time.Duration) {
 	switch {
-	case st.rest == 0:
-	case !st.resting && lag <= st.rest:
+	case lag <= st.rest:
 		st.resting = true
-		calm.Rest(st.conn.Conn(), st.rest)
-	case st.resting && lag > 3*st.rest:
+	case lag > 3*st.rest:
 		st.resting = false
-		calm.Rest(st.conn.Conn(), 0)
+	}
+	if st.resting {
+		st.restFor(st.rest)
+	}
+}
+
+func (st *Stream) restFor(d time.Duration) {
+	if st.rests != d {
+		st.rests = d
+		calm.Rest(st.conn.Conn(), d)
 	}
 }
 
