@@ -185,13 +185,30 @@ func (r *run) rows(ctx context.Context) error {
 	if err := r.loader.prepare(ctx); err != nil {
 		return err
 	}
-	r.loader.startProofs(ctx, r.cancel, r.schema.writes)
+	writes, err := r.loadsWrite(ctx)
+	if err != nil {
+		return err
+	}
+	r.loader.startProofs(ctx, r.cancel, writes || r.schema.writes)
 	if err := r.loader.load(ctx); err != nil {
 		return err
 	}
 	n, err := r.plan.setSequences(ctx, r.conn)
 	r.report.Sequences = n
 	return err
+}
+
+// loadsWrite reports whether something is in the target, now that it has the schema,
+// that may write rows of other tables while one is loaded or indexed: a check that calls
+// a volatile function, or an event trigger that an extension brought.
+func (r *run) loadsWrite(ctx context.Context) (bool, error) {
+	rows, err := query(ctx, r.conn, `SELECT EXISTS (SELECT FROM pg_catalog.pg_event_trigger) OR EXISTS (
+SELECT FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_proc p ON p.oid = d.refobjid
+WHERE d.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass AND d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND p.provolatile = 'v')`)
+	if err != nil {
+		return false, fmt.Errorf("look for checks that write: %w", err)
+	}
+	return rows[0][0] == "t", nil
 }
 
 // postData makes indexes, constraints and triggers, then undoes what we had

@@ -236,6 +236,18 @@ func TestP5_WhatTheSchemaWritesIsMet(t *testing.T) {
 	}
 }
 
+// TestP5_WhatACheckWritesIsMet: the check of a table that is loaded late writes into
+// one that was loaded first.
+func TestP5_WhatACheckWritesIsMet(t *testing.T) {
+	l := newSource(t, `CREATE TABLE a (i int)`, `INSERT INTO a SELECT generate_series(1, 1000)`,
+		`CREATE FUNCTION sly() RETURNS bool LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(1); INSERT INTO public.a VALUES (99); RETURN true; END $$`,
+		`CREATE TABLE b (i int CHECK (public.sly()))`, `INSERT INTO b VALUES (1)`)
+	_, report, err := l.restore("latest", Options{})
+	if !errors.Is(err, chunkstore.ErrDamaged) || !strings.Contains(err.Error(), "verify table public.a") {
+		t.Fatalf("a row that a check wrote: %v (%+v)", err, report)
+	}
+}
+
 func TestSchemaArrivesWhole(t *testing.T) {
 	l := newSource(t, append(oddSchema(), fillOdd()...)...)
 	accounts := l.rel("accounts")

@@ -19,8 +19,8 @@ import (
 // (P5), or, where nothing predicts that, against what was written. Nothing changes
 // a row after its table is loaded, so it begins with the first table that is, on
 // what the loading leaves of the processors, and goes on beside the index builds.
-// Only where the schema has something that may write rows when it is made, all is
-// read at the end.
+// Only where the schema has something that may write rows when it is made, or when
+// others are loaded, all is read at the end.
 type prover struct {
 	loader *loader
 	tasks  chan proofTask  // room for all; closed when every table is loaded
