@@ -287,7 +287,11 @@ func (c *Cluster) Role(t testing.TB, name, attrs string) {
 	c.query(t, "postgres", "CREATE ROLE "+q+" LOGIN "+attrs)
 	t.Cleanup(func() {
 		for _, db := range c.query(t, "postgres", "SELECT datname FROM pg_database WHERE datallowconn") {
-			c.query(t, db[0], "REASSIGN OWNED BY "+q+" TO "+Superuser+"; DROP OWNED BY "+q)
+			_, err := c.try(db[0], "REASSIGN OWNED BY "+q+" TO "+Superuser+"; DROP OWNED BY "+q)
+			// A test that runs beside this one may have dropped its database meanwhile.
+			if err != nil && len(c.query(t, "postgres", "SELECT 1 FROM pg_database WHERE datname = "+quote(db[0]))) > 0 {
+				t.Fatalf("disown role %s: %v", name, err)
+			}
 		}
 		c.query(t, "postgres", "DROP ROLE "+q)
 	})
@@ -301,18 +305,26 @@ func (c *Cluster) Query(t testing.TB, sql string) [][]string {
 
 func (c *Cluster) query(t testing.TB, db, sql string) [][]string {
 	t.Helper()
+	rows, err := c.try(db, sql)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rows
+}
+
+func (c *Cluster) try(db, sql string) ([][]string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	conn, err := pgconn.Connect(ctx, c.DSN(db))
 	if err != nil {
-		t.Fatalf("connect to %s: %v", db, err)
+		return nil, fmt.Errorf("connect to %s: %w", db, err)
 	}
 	defer conn.Close(ctx)
 	rows, err := query(ctx, conn, sql)
 	if err != nil {
-		t.Fatalf("%s: %v", sql, err)
+		return nil, fmt.Errorf("%s: %w", sql, err)
 	}
-	return rows
+	return rows, nil
 }
 
 // Log gives the last lines of the server's log.
