@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -13,6 +14,8 @@ import (
 
 	"filippo.io/age"
 )
+
+var update = flag.Bool("update", false, "write what is in testdata and docs anew")
 
 var forms = []string{"dir", "a.tar", "a.tar.gz", "a.tgz", "a.tar.zst"}
 

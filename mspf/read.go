@@ -113,10 +113,7 @@ func walk(ctx context.Context, path string, o ReadOptions, h hooks) (_ *Outcome,
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, src.Close()) }()
-	w := &walker{
-		hooks: h, o: o, check: ctx.Err, table: parts(), sums: map[string]FileSum{}, next: map[string]int{},
-		outcome: Outcome{Items: map[string]ItemSize{}},
-	}
+	w := newWalker(ctx, o, h)
 	if err := w.files(src); err != nil {
 		return nil, fmt.Errorf("read %s: %w", path, err)
 	}
@@ -126,6 +123,13 @@ func walk(ctx context.Context, path string, o ReadOptions, h hooks) (_ *Outcome,
 	w.outcome.Skipped = w.plan.skipped
 	w.outcome.Files = len(w.sums)
 	return &w.outcome, nil
+}
+
+func newWalker(ctx context.Context, o ReadOptions, h hooks) *walker {
+	return &walker{
+		hooks: h, o: o, check: ctx.Err, table: parts(), sums: map[string]FileSum{}, next: map[string]int{},
+		outcome: Outcome{Items: map[string]ItemSize{}},
+	}
 }
 
 func (w *walker) files(src source) error {

@@ -67,13 +67,7 @@ func (v *Verdict) OK() bool {
 // An error is an archive that cannot be read to its end or was altered; what else is
 // wrong are findings.
 func Verify(ctx context.Context, path string, o ReadOptions) (*Verdict, error) {
-	v := &verifier{
-		versions: map[string]string{}, known: map[string]event.Version{}, found: map[[2]string]*Finding{}, graph: newGraph(),
-		suspects: map[uint64]suspect{}, raw: map[uint64]bool{}, keys: map[string]ed25519.PublicKey{}, seed: maphash.MakeSeed(), table: parts(),
-	}
-	for _, x := range event.Versions() {
-		v.known[x.ID] = x
-	}
+	v := newVerifier()
 	out, err := walk(ctx, path, o, hooks{element: v.element, file: v.file})
 	if err != nil {
 		return nil, err
@@ -85,6 +79,17 @@ func Verify(ctx context.Context, path string, o ReadOptions) (*Verdict, error) {
 	}
 	slices.SortFunc(verdict.Findings, func(a, b Finding) int { return cmp.Or(cmp.Compare(a.Code, b.Code), cmp.Compare(a.Item, b.Item)) })
 	return verdict, nil
+}
+
+func newVerifier() *verifier {
+	v := &verifier{
+		versions: map[string]string{}, known: map[string]event.Version{}, found: map[[2]string]*Finding{}, graph: newGraph(),
+		suspects: map[uint64]suspect{}, raw: map[uint64]bool{}, keys: map[string]ed25519.PublicKey{}, seed: maphash.MakeSeed(), table: parts(),
+	}
+	for _, x := range event.Versions() {
+		v.known[x.ID] = x
+	}
+	return v
 }
 
 // verifier sees every element once.
