@@ -156,6 +156,7 @@ func TestM3_WhatIsNotCarriedIsInTheReport(t *testing.T) {
 	sum, err := Write(t.Context(), path, w.contents(), plain())
 	must(t, err)
 	v := mustVerify(t, path, ReadOptions{})
+	ask(t, path, true)
 	codes := map[string]int64{}
 	for _, l := range v.Report.Losses {
 		codes[l.Code] = l.Count

@@ -183,6 +183,7 @@ func written(t testing.TB, name string) string {
 	path := filepath.Join(t.TempDir(), name)
 	_, err := Write(t.Context(), path, newWorld(t, allVersions...).contents(), plain())
 	must(t, err)
+	ask(t, path, true)
 	return path
 }
 

@@ -21,6 +21,7 @@ func codes(t testing.TB, c Contents) []string {
 	must(t, err)
 	v, err := Verify(t.Context(), path, ReadOptions{})
 	must(t, err)
+	ask(t, path, readerAccepts(codesOf(v)))
 	return codesOf(v)
 }
 
@@ -120,7 +121,11 @@ func TestVerifyFindsForeignBytes(t *testing.T) {
 		"text for a number":   {"m.users/users.1.cbor", "\xa1\x62@a\xa3\x67devices\xa0\x69room_tags\xa0\x6acreated_at\x615", CodeShape},
 		"meta missing":        {Prefix + "event_meta/event_meta.1.cbor", "\xa0", CodeMeta},
 	} {
-		v := tampered(t, "dir", func(dir string) { must(t, os.WriteFile(filepath.Join(dir, x.file), []byte(x.cbor), 0o600)) })
+		dir := ""
+		v := tampered(t, "dir", func(d string) { dir = d; must(t, os.WriteFile(filepath.Join(d, x.file), []byte(x.cbor), 0o600)) })
+		if x.want != CodeShape {
+			ask(t, dir, false)
+		}
 		if got := codesOf(v); !slices.Equal(got, []string{x.want}) {
 			t.Errorf("%s: %v, not %s: %+v", name, got, x.want, v.Findings)
 		}
@@ -153,6 +158,7 @@ func TestVerifyFollowsRoomsOverFiles(t *testing.T) {
 		reseal(t, dir)
 		v, err := Verify(t.Context(), dir, ReadOptions{})
 		must(t, err)
+		ask(t, dir, true)
 		return codesOf(v)
 	}
 	a, b := w.events[:4], w.events[4:]
@@ -179,6 +185,7 @@ func TestStatesAreDifferences(t *testing.T) {
 	_, err := Write(t.Context(), path, c, plain())
 	must(t, err)
 	mustVerify(t, path, ReadOptions{})
+	ask(t, path, true)
 	now := map[[2]string]string{}
 	i := 0
 	_, err = Read(t.Context(), path, ReadOptions{}, func(e Element) error {
@@ -233,6 +240,7 @@ func TestExample(t *testing.T) {
 		must(t, os.CopyFS(path, os.DirFS(fresh)))
 	}
 	mustVerify(t, path, ReadOptions{})
+	ask(t, path, true)
 	var sums Integrity
 	must(t, json.Unmarshal(read(t, filepath.Join(fresh, Prefix+"integrity.json")), &sums))
 	for name := range sums.Files {
