@@ -63,7 +63,7 @@ type outcome struct {
 // outcomes lists the sentinels in the order in which they are looked for: the
 // more exact reason first.
 func outcomes() []outcome {
-	return []outcome{
+	return append(archiveOutcomes(), []outcome{
 		{errRefused, exitRefused, ""},
 		{cdc.ErrSlotActive, exitLater, "Only one agent may follow a database: stop the other one. One that was killed lets go within two minutes."},
 		{agent.ErrLater, exitLater, "Run the same command again in a moment: it goes on from where it is."},
@@ -105,7 +105,7 @@ func outcomes() []outcome {
 		{restore.ErrNotNewest, exitRefused, ""},
 		{record.ErrCorrupt, exitDamaged, "`lifeboat verify --data 100%` lists everything that is damaged."},
 		{record.ErrVersion, exitFailed, "Install the version of Lifeboat that wrote it, or a newer one."},
-	}
+	}...)
 }
 
 // exitCode gives the code that an error ends the process with.

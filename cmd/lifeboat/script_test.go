@@ -39,6 +39,11 @@ func scriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
 }
 
 func scriptEnv(env *testscript.Env) error {
+	archives, err := filepath.Abs("../../mspf/testdata")
+	if err != nil {
+		return err
+	}
+	env.Setenv("ARCHIVES", archives)
 	env.Setenv("NO_COLOR", "1")
 	env.Setenv("TZ", "UTC")
 	return nil

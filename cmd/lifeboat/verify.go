@@ -17,16 +17,27 @@ chunk that it reaches. With the operator's identity also what is inside: every e
 is opened, and the contents of all chunks (--data 5% for a sample of them).
 
 --live compares with the database as it is now: each table is read under one
-snapshot, and its rows must have the digest that the backup predicts.`
+snapshot, and its rows must have the digest that the backup predicts.
+
+Of an archive (FILE): that nothing of it is missing or altered; that every event has
+the id, the content and the signatures that it says; and that every event which
+another one names is there, or declared as a gap.`
 
 func verifyCommand(a *app) *cobra.Command {
 	var data string
 	var live bool
+	var archive archiveFlags
 	cmd := &cobra.Command{
-		Use: "verify [REPO]", Short: "Check that the repository is whole", Long: verifyHelp,
-		Example: "  lifeboat verify --key lifeboat.key --data 5%\n  lifeboat verify --live --key lifeboat.key",
-		Args:    args(0, 1, "at most the folder of a repository"),
+		Use: "verify [REPO|FILE]", Short: "Check that the repository, or an archive, is whole", Long: verifyHelp,
+		Example: "  lifeboat verify --key lifeboat.key --data 5%\n  lifeboat verify --live --key lifeboat.key\n  lifeboat verify server.tar.zst.age --key lifeboat.key",
+		Args:    args(0, 1, "at most the place of a repository, or the file of an archive"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 1 && isArchive(args[0]) {
+				if live || cmd.Flags().Changed("data") {
+					return usagef("%s is an archive: --live and --data are for repositories", args[0])
+				}
+				return a.verifyArchive(cmd.Context(), args[0], archive)
+			}
 			if len(args) == 1 {
 				a.flags.repo = args[0]
 			}
@@ -42,6 +53,7 @@ func verifyCommand(a *app) *cobra.Command {
 	}
 	cmd.Flags().StringVar(&data, "data", "100%", "share of the chunks to read and open")
 	cmd.Flags().BoolVar(&live, "live", false, "compare every table with the database")
+	archive.on(cmd)
 	return cmd
 }
 
