@@ -72,6 +72,17 @@ func TestRollbackOfASynapse(t *testing.T) {
 		t.Errorf("again: %v", again)
 	}
 
+	// Synapse would not start there, and says so after hours of restore.
+	odd := l.src.Cluster.Database(t)
+	l.src.Query(t, `DROP DATABASE `+odd.Name)
+	l.src.Query(t, `CREATE DATABASE `+odd.Name+` TEMPLATE template0 LC_COLLATE 'C.UTF-8'`)
+	_, err = l.restoreInto(odd, to, Options{})
+	if !errors.Is(err, ErrLocale) || !strings.Contains(err.Error(), "--locale=C") {
+		t.Errorf("a restore into a database that Synapse refuses: %v", err)
+	}
+	_, err = l.restoreInto(odd, to, Options{AnyLocale: true})
+	check(t, err)
+
 	// The other modes leave every row alone.
 	for _, m := range []synapse.Mode{synapse.Raw, synapse.Move} {
 		o, at := Options{Mode: m}, to

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -14,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"lifeboat.im/lifeboat/internal/calm"
+	"lifeboat.im/lifeboat/synapse"
 )
 
 // database is the target: how to open sessions to it and what is in it.
@@ -94,15 +96,32 @@ func (d *database) open(ctx context.Context) (*pgconn.PgConn, error) {
 	return conn, nil
 }
 
-// empty refuses the target before anything is read from the store for it (P1).
-func (d *database) empty(ctx context.Context, startOver bool) error {
+// empty refuses the target before anything is read from the store for it (P1), also
+// one that the homeserver of the plan would not start on.
+func (d *database) empty(ctx context.Context, p *Plan) error {
 	conn, err := d.open(ctx)
 	if err != nil {
 		return err
 	}
 	defer closeConn(conn)
-	_, err = d.refuse(ctx, conn, startOver)
-	return err
+	if _, err = d.refuse(ctx, conn, p.options.StartOver); err != nil || p.Mode == synapse.Raw || !p.homeserver() {
+		return err
+	}
+	rows, err := query(ctx, conn, synapse.LocaleSQL)
+	if err != nil {
+		return err
+	}
+	if why := synapse.LocaleFault(rows[0][0], rows[0][1], rows[0][2], p.options.AnyLocale); why != "" {
+		return fmt.Errorf("restore into database %s: %w: %s", d.name, ErrLocale, why)
+	}
+	return nil
+}
+
+// homeserver reports whether the tables of the plan are a Synapse's.
+func (p *Plan) homeserver() bool {
+	return synapse.Detect(func(schema, table string) bool {
+		return slices.ContainsFunc(p.Tables, func(t TablePlan) bool { return t.Table == schema+"."+table })
+	})
 }
 
 // openCalm makes a session on which much is read.

@@ -33,7 +33,7 @@ func (p *Plan) Materialise(ctx context.Context, dsn string, s *history.Secrets, 
 	if err != nil {
 		return report, err
 	}
-	if err := db.empty(ctx, p.options.StartOver); err != nil {
+	if err := db.empty(ctx, p); err != nil {
 		return report, err
 	}
 	schema, err := openDump(ctx, p, db)

@@ -28,6 +28,9 @@ var (
 	// ErrLosses: the rows are there and proven, but statements of the schema failed;
 	// the report names them and the target stays marked unfinished (exit code 3).
 	ErrLosses = errors.New("restored with losses")
+	// ErrLocale: the target's encoding or locale is one that a Synapse does not start on
+	// (exit code 4).
+	ErrLocale = errors.New("no database for a Synapse")
 	// ErrMode: the mode does not fit the database (exit code 2).
 	ErrMode = errors.New("mode does not fit")
 	// ErrNotNewest: a move of an older point than the newest commit, which would lose
@@ -52,6 +55,9 @@ type Options struct {
 	// StartOver drops everything in a target that holds an unfinished restore of
 	// ours, and begins again.
 	StartOver bool
+	// AnyLocale restores a Synapse into a database whose locale is not C as well: it
+	// starts there only with allow_unsafe_locale.
+	AnyLocale bool
 	// Memory is the budget of the merge in bytes; 0 is 128 MiB.
 	Memory int64
 	// Workers is how many sessions load at once; 0 takes the number of processors,

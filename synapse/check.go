@@ -21,6 +21,24 @@ type Check struct {
 const TablesSQL = `SELECT n.nspname, c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 	WHERE c.relkind IN ('r', 'p') AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' ORDER BY 1, 2`
 
+// LocaleSQL gives the encoding, collation and character type of the database, as
+// Synapse asks for them (storage/engines/postgres.py, check_database).
+const LocaleSQL = `SELECT pg_catalog.pg_encoding_to_char(encoding), datcollate, datctype FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()`
+
+// createC makes a database that Synapse starts on.
+const createC = "createdb -T template0 -E UTF8 --locale=C"
+
+// LocaleFault says, of what [LocaleSQL] gives, why Synapse would not start on the
+// database and what to do; "" when it would. unsafe: it was told to bear another
+// locale than C (allow_unsafe_locale).
+func LocaleFault(encoding, collate, ctype string, unsafe bool) string {
+	if encoding == "UTF8" && (unsafe || collate == "C" && ctype == "C") {
+		return ""
+	}
+	return fmt.Sprintf("its encoding is %s, its collation %s and its character type %s, and Synapse starts on UTF8, C and C only; make one with `%s NAME`",
+		encoding, collate, ctype, createC)
+}
+
 // UsersTable holds the accounts, schema and name.
 const UsersTable = "public.users"
 
@@ -70,7 +88,7 @@ func Unknown(rows [][]string) []string {
 func Checks(h *Homeserver) []Check {
 	checks := []Check{
 		{TablesSQL, judgeTables},
-		{`SELECT pg_catalog.pg_encoding_to_char(encoding), datcollate, datctype FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()`, h.judgeLocale},
+		{LocaleSQL, h.judgeLocale},
 	}
 	if h != nil {
 		// Synapse looks at one account as well when it starts
@@ -110,14 +128,13 @@ func (h *Homeserver) judgeLocale(rows [][]string) Finding {
 	}
 	encoding, collate, ctype := rows[0][0], rows[0][1], rows[0][2]
 	f.Why = fmt.Sprintf("%s, collation %s, character type %s", encoding, collate, ctype)
-	const create = "createdb --encoding=UTF8 --locale=C --template=template0"
 	switch {
 	case encoding != "UTF8":
-		f.State, f.Why, f.Mend = "fail", f.Why+": Synapse starts with UTF8 only", "restore into a database made with "+create
+		f.State, f.Why, f.Mend = "fail", f.Why+": Synapse starts with UTF8 only", "restore into a database made with "+createC
 	case collate != "C" || ctype != "C":
 		f.State = "warn"
 		f.Why += ": Synapse starts with C only, unless allow_unsafe_locale is set, and an upgrade of the C library can break indexes in another"
-		f.Mend = "restore into a database made with " + create + "; indexes are built anew there"
+		f.Mend = "restore into a database made with " + createC + "; indexes are built anew there"
 	}
 	return f
 }

@@ -99,6 +99,7 @@ func outcomes() []outcome {
 		{restore.ErrNoPoint, exitNoPoint, "`lifeboat points` prints what can be restored."},
 		{restore.ErrIncomplete, exitNoPoint, ""},
 		{restore.ErrNotEmpty, exitRefused, "Restores go into an empty database: createdb another one and name it with --to."},
+		{restore.ErrLocale, exitRefused, "--any-locale restores into it all the same, for a Synapse with allow_unsafe_locale."},
 		{restore.ErrUnfinished, exitRefused, "--start-over drops what is in it and begins again."},
 		{restore.ErrLosses, exitLosses, ""},
 		{restore.ErrMode, exitUsage, ""},

@@ -34,6 +34,7 @@ func TestExitCodes(t *testing.T) {
 		{restore.ErrTarget, 2},
 		{restore.ErrLosses, 3},
 		{restore.ErrNotEmpty, 4},
+		{restore.ErrLocale, 4},
 		{restore.ErrUnfinished, 4},
 		{agent.ErrForeignSource, 4},
 		{agent.ErrMarkExists, 4},

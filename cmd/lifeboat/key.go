@@ -192,7 +192,7 @@ To restore:
     the first 1; a wrong letter is noticed.
  3. lifeboat key test --repo REPOSITORY --key key.txt
  4. lifeboat points   --repo REPOSITORY --key key.txt
- 5. createdb restored
+ 5. createdb -T template0 -E UTF8 --locale=C restored
     lifeboat restore  --repo REPOSITORY --key key.txt --at latest --to "dbname=restored"
 
 The identity is of the age format (age-encryption.org/v1).

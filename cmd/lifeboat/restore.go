@@ -40,6 +40,7 @@ type restoreFlags struct {
 	at, to, mode, lineage       string
 	report                      string
 	dry, acceptIncomplete, anew bool
+	anyLocale                   bool
 }
 
 func restoreCommand(a *app) *cobra.Command {
@@ -60,6 +61,7 @@ func restoreCommand(a *app) *cobra.Command {
 	fl.BoolVar(&f.dry, "dry-run", false, "print the plan and touch nothing")
 	fl.BoolVar(&f.acceptIncomplete, "accept-incomplete", false, "restore tables that are not exact at the point as best known")
 	fl.BoolVar(&f.anew, "start-over", false, "drop what an unfinished restore left in the target and begin again")
+	fl.BoolVar(&f.anyLocale, "any-locale", false, "restore a Synapse into a database whose locale is not C too (it needs allow_unsafe_locale then)")
 	lineageFlag(cmd, &f.lineage)
 	return cmd
 }
@@ -117,7 +119,7 @@ func (a *app) restore(ctx context.Context, f restoreFlags) error {
 		return err
 	}
 	plan, err := restore.NewPlan(ctx, v, point, restore.Options{
-		AcceptIncomplete: f.acceptIncomplete, StartOver: f.anew, PgRestore: c.Agent.PgBin, Mode: mode, Family: family.All,
+		AcceptIncomplete: f.acceptIncomplete, StartOver: f.anew, AnyLocale: f.anyLocale, PgRestore: c.Agent.PgBin, Mode: mode, Family: family.All,
 	})
 	if err != nil {
 		return err
