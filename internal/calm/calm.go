@@ -61,9 +61,12 @@ func Dial(d dial) dial {
 // Rest lets a connection of [Dial] rest for d whenever all that had come was read,
 // before it looks again; 0 ends that. A busy peer then wakes its reader a few times
 // a second and not for each thing that it sends, and when the buffers are full it
-// has a rest as well. Only who reads may call it. It does nothing to other
-// connections.
+// has a rest as well. Only who reads may call it. It looks through TLS, and does
+// nothing to other connections.
 func Rest(c net.Conn, d time.Duration) {
+	if t, ok := c.(interface{ NetConn() net.Conn }); ok {
+		c = t.NetConn()
+	}
 	if c, ok := c.(*conn); ok {
 		c.rest = d
 	}

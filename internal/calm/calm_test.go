@@ -3,6 +3,7 @@ package calm
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -133,6 +134,16 @@ func TestRest(t *testing.T) {
 		}
 		if reads > sent/4 {
 			t.Errorf("%s: %d reads for %d bytes", network, reads, sent)
+		}
+	}
+}
+
+func TestRestLooksThroughTLS(t *testing.T) {
+	ours, _ := pair(t)
+	over := tls.Client(ours, &tls.Config{ServerName: "db.example.net"})
+	for _, d := range []time.Duration{time.Second, 0} {
+		if Rest(over, d); ours.(*conn).rest != d {
+			t.Errorf("rest is %s, want %s", ours.(*conn).rest, d)
 		}
 	}
 }
