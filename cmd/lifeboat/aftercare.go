@@ -79,7 +79,7 @@ func (a *app) printAftercare(steps []restore.StepReport) {
 				a.fact("  … and %d more", len(s.Details)-i)
 				break
 			}
-			a.fact("  %s", strings.Join(d, "  "))
+			a.fact("  %s", oneLine(strings.Join(d, "  ")))
 		}
 	}
 }
@@ -116,14 +116,17 @@ func (a *app) printLoss(l *synapse.Loss, done bool) {
 			a.fact("  … and %s", count(int64(len(l.Rooms)-i+l.MoreRooms), "more room", "more rooms"))
 			break
 		}
-		a.fact("  room %s: %s", r.Room, list(roomCounts(r)))
+		a.fact("  room %s: %s", oneLine(r.Room), list(roomCounts(r)))
 	}
 	for i, u := range l.Users {
 		if i == maxPrinted {
 			a.fact("  … and %s", count(int64(len(l.Users)-i+l.MoreUsers), "more user", "more users"))
 			break
 		}
-		a.fact("  user %s: %s", u.User, list(userCounts(u)))
+		a.fact("  user %s: %s", oneLine(u.User), list(userCounts(u)))
+	}
+	if l.Unread > 0 {
+		a.fact("  not looked into: %s too large for it.", count(int64(l.Unread), "row", "rows"))
 	}
 	a.say("--json and --report FILE have all of it.")
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -214,13 +215,30 @@ func (a *app) printFound(out []foundCommit, b *restore.Branches, o restore.FindO
 	}
 }
 
-// restoreLine is the command that restores; with several branches it names the one.
+// restoreLine is the command that restores; with several branches it names the one,
+// and it finds the repository as this command did.
 func (a *app) restoreLine(at, lineage string, b *restore.Branches) string {
 	of := ""
 	if len(b.All) > 1 {
 		of = " --lineage " + lineage
 	}
-	return fmt.Sprintf("lifeboat restore --at %s%s --key %s --to DSN", at, of, orDefault(a.keyFile(), "FILE"))
+	where := ""
+	for _, f := range [][2]string{{" --config ", a.flags.config}, {" --repo ", a.flags.repo}} {
+		if f[1] != "" {
+			where += f[0] + word(f[1])
+		}
+	}
+	return fmt.Sprintf("lifeboat restore%s --at %s%s --key %s --to DSN", where, at, of, word(orDefault(a.keyFile(), "FILE")))
+}
+
+// word quotes what a shell would not take as one word.
+func word(s string) string {
+	if strings.ContainsFunc(s, func(r rune) bool {
+		return !strings.ContainsRune("_-./:@%+=,", r) && !unicode.IsLetter(r) && !unicode.IsDigit(r)
+	}) {
+		return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+	}
+	return s
 }
 
 // changes says in words what a commit did.

@@ -3,9 +3,11 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 )
 
 // say prints a sentence for people; silent with --json and --quiet.
@@ -13,13 +15,37 @@ func (a *app) say(format string, args ...any) {
 	if a.flags.json || a.flags.quiet {
 		return
 	}
-	fmt.Fprintf(a.out, format+"\n", args...)
+	fmt.Fprintln(a.out, visible(fmt.Sprintf(format, args...)))
+}
+
+// visible shows control characters instead of sending them to a terminal, which obeys
+// them: a room's id, a name of a table or a row may come from anybody. Lines and
+// columns of the text itself stay.
+func visible(s string) string {
+	harmless := func(r rune) bool { return r == '\n' || r == '\t' || unicode.IsPrint(r) || r == '\u00a0' }
+	if strings.IndexFunc(s, func(r rune) bool { return !harmless(r) }) < 0 {
+		return s
+	}
+	var b strings.Builder
+	for _, r := range s {
+		if harmless(r) {
+			b.WriteRune(r)
+		} else {
+			b.WriteString(strings.Trim(strconv.QuoteRune(r), "'"))
+		}
+	}
+	return b.String()
+}
+
+// oneLine is visible for what must not look like a line of its own.
+func oneLine(s string) string {
+	return visible(strings.NewReplacer("\n", `\n`, "\t", `\t`).Replace(s))
 }
 
 // fact prints a line that the command exists for; silent with --json only.
 func (a *app) fact(format string, args ...any) {
 	if !a.flags.json {
-		fmt.Fprintf(a.out, format+"\n", args...)
+		fmt.Fprintln(a.out, visible(fmt.Sprintf(format, args...)))
 	}
 }
 
@@ -41,7 +67,7 @@ func (a *app) table(rows [][]string) {
 	}
 	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 	for _, r := range rows {
-		fmt.Fprintln(w, strings.Join(r, "\t"))
+		fmt.Fprintln(w, visible(strings.Join(r, "\t")))
 	}
 	_ = w.Flush()
 }
