@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,6 +10,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"lifeboat.im/lifeboat/internal/s3server"
 )
 
 // home is a configuration with its repository, key and state, in a folder that
@@ -32,20 +35,37 @@ func (b *bench) attach(ctx context.Context, db string, rpo time.Duration) (home,
 	if err := os.Mkdir(h.dir, 0o755); err != nil {
 		return h, err
 	}
-	if _, err := b.lifeboatRun(ctx, h, "init", "--repo", filepath.Join(h.dir, "repository"), "--source", b.dsn(db), "--key", h.key()); err != nil {
+	place, err := b.place(h)
+	if err != nil {
+		return h, err
+	}
+	if _, err := b.lifeboatRun(ctx, h, append([]string{"init", "--source", b.dsn(db), "--key", h.key(), "--repo"}, place...)...); err != nil {
 		return h, err
 	}
 	text, err := os.ReadFile(h.config())
 	if err != nil {
 		return h, err
 	}
-	s := repositoryLine.ReplaceAllString(setLines.ReplaceAllString(string(text), ""), "")
-	s += fmt.Sprintf("repository: repository\nslot: %[1]s\npublication: %[1]s\nwal_budget: unlimited\nschema_quiet: 100ms\nrpo: %[2]s\n", h.slot, rpo)
+	s := setLines.ReplaceAllString(string(text), "")
+	if b.bucket == nil {
+		s = repositoryLine.ReplaceAllString(s, "repository: repository\n")
+	}
+	s += fmt.Sprintf("slot: %[1]s\npublication: %[1]s\nwal_budget: unlimited\nschema_quiet: 100ms\nrpo: %[2]s\n", h.slot, rpo)
 	if err := os.WriteFile(h.config(), []byte(s), 0o644); err != nil {
 		return h, err
 	}
 	_, err = b.lifeboatRun(ctx, h, "attach", "--quiet")
 	return h, err
+}
+
+// place gives the arguments behind init --repo.
+func (b *bench) place(h home) ([]string, error) {
+	if b.bucket == nil {
+		return []string{filepath.Join(h.dir, "repository")}, nil
+	}
+	id, secret := filepath.Join(h.dir, "s3.id"), filepath.Join(h.dir, "s3.secret")
+	err := errors.Join(os.WriteFile(id, []byte(s3server.AccessKey), 0o600), os.WriteFile(secret, []byte(s3server.SecretKey), 0o600))
+	return []string{b.bucket.URL(filepath.Base(h.dir)), "--s3", "access_key_file=" + id, "--s3", "secret_key_file=" + secret}, err
 }
 
 // detach undoes attach.

@@ -22,6 +22,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"lifeboat.im/lifeboat/internal/s3server"
 )
 
 func main() {
@@ -47,6 +49,8 @@ type bench struct {
 	running []*child
 	serial  int
 	results []*result
+	// bucket is where the next attach makes its repository; nil: a folder of its home.
+	bucket *s3server.Server
 }
 
 // figure measures something and adds to results.
@@ -62,6 +66,7 @@ func figures() []figure {
 		{"memory", (*bench).memory},
 		{"tps", (*bench).tps},
 		{"synapse", (*bench).synapse},
+		{"objects", (*bench).objects},
 	}
 }
 
@@ -73,7 +78,7 @@ func parse() (o options, err error) {
 	flag.IntVar(&o.seconds, "seconds", 10, "length of each pgbench run")
 	flag.StringVar(&o.lifeboat, "lifeboat", "./lifeboat", "the lifeboat binary")
 	flag.StringVar(&o.pg, "pg", filepath.Join(".tools", "pg18"), "folder of a PostgreSQL installation")
-	flag.StringVar(&only, "only", "drain,base,memory,tps,synapse", "figures to measure (base brings the restore)")
+	flag.StringVar(&only, "only", "drain,base,memory,tps,synapse,objects", "figures to measure (base brings the restore)")
 	flag.BoolVar(&o.keep, "keep", false, "keep the folder with its logs")
 	flag.Parse()
 	o.only = strings.Split(only, ",")
