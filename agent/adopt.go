@@ -97,7 +97,10 @@ func (a *agent) findParent(ctx context.Context, repo *history.Repository, old hi
 	}
 	if traced != nil {
 		a.traced = true
-		adopted := last != nil && old.Source == a.identity.Source && last.Epochs[0].Parent != nil && *last.Epochs[0].Parent == traced.Parent
+		adopted, err := a.adoptedFrom(ctx, repo, last, traced.Parent)
+		if err != nil {
+			return err
+		}
 		if !adopted { // else an earlier adoption could not take the trace away
 			a.opening.Parent, a.parent = &traced.Parent, traced.view
 			return nil
@@ -121,6 +124,24 @@ func (a *agent) findParent(ctx context.Context, repo *history.Repository, old hi
 	}
 	a.opening.Parent, a.parent = &history.Parent{ID: last.ID, At: at}, last
 	return nil
+}
+
+// adoptedFrom reports whether a branch of this very database, or one that it left, has
+// the parent already.
+func (a *agent) adoptedFrom(ctx context.Context, repo *history.Repository, last *history.View, parent history.Parent) (bool, error) {
+	seen := map[history.LineageID]bool{}
+	for v := last; v != nil && v.ID.Source == a.identity.Source && !seen[v.ID]; {
+		seen[v.ID] = true
+		p := v.Epochs[0].Parent
+		if p == nil || *p == parent {
+			return p != nil, nil
+		}
+		var err error
+		if v, err = repo.Log(a.secrets, p.ID, nil).Load(ctx); err != nil {
+			return false, err
+		}
+	}
+	return false, nil
 }
 
 // lastOf gives the lineage that followed a source last, for a host whose state was

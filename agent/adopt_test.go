@@ -123,6 +123,11 @@ func TestTrace(t *testing.T) {
 	if p := parentAfter(); p == nil || p.ID != second {
 		t.Errorf("a trace that was read already is taken for new: %+v, want %s", p, second)
 	}
+	if next, err := Lineage(b.o.State); err != nil {
+		t.Fatal(err)
+	} else if p := parentAfter(); p == nil || p.ID != next {
+		t.Errorf("a trace that was read two adoptions ago is taken for new: %+v, want %s", p, next)
+	}
 	b.o.Source.DSN = b.db.DSN
 	third, err := Lineage(b.o.State)
 	if err != nil {
