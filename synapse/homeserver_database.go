@@ -28,7 +28,13 @@ func (h *Homeserver) database(c section) error {
 	case len(many) == 1:
 		one = c.section("databases").get(many[0])
 	}
+	if one != nil && one.Kind != yaml.MappingNode {
+		return bad("%s:%d: database is not a section of lines name: and args: (are they indented?)", h.Path, one.Line)
+	}
 	d := section{one}
+	if args := d.get("args"); args != nil && args.Kind != yaml.MappingNode {
+		return bad("%s:%d: database.args is not a section of lines key: value (are they indented?)", h.Path, args.Line)
+	}
 	switch engine := orDefault(d.text("name"), "sqlite3"); engine { // as Synapse's default
 	case "psycopg2":
 	case "sqlite3":
