@@ -136,7 +136,7 @@ func Doctor(ctx context.Context, repo *history.Repository, s *history.Secrets, o
 	var out []Finding
 	src, id, err := o.connect(ctx)
 	if err != nil {
-		out = append(out, Finding{Name: "source", State: "fail", Why: err.Error(), Mend: "check `source:` in the configuration, and that the server runs"})
+		out = append(out, Finding{Name: "source", State: "fail", Why: err.Error(), Mend: "check that the server runs, and `source:` in the configuration, or what `homeserver:` names"})
 	} else {
 		defer src.Close(ctx)
 		if lin, err := Lineage(o.State); err == nil && lin.Source == id.Source {

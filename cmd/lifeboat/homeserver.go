@@ -88,7 +88,9 @@ func (a *app) doctorHomeserver(ctx context.Context, c *config, before []agent.Fi
 	default:
 		out = append(out, agent.Finding{Name: "homeserver", State: "ok", Why: h.ServerName + ", read from " + strings.Join(h.Files, ", ")})
 	}
-	out = append(out, a.askHomeserver(ctx, c)...)
+	if !slices.ContainsFunc(before, func(f agent.Finding) bool { return f.Name == "source" && f.State == "fail" }) {
+		out = append(out, a.askHomeserver(ctx, c)...) // else it is said above that it does not answer
+	}
 	if h != nil {
 		out = append(out, inventory(h, captured(before))...)
 	}
