@@ -45,7 +45,7 @@ var coding = sync.OnceValue(func() codec {
 		panic(err) // the options are constants
 	}
 	dec, err := cbor.DecOptions{
-		DupMapKey: cbor.DupMapKeyEnforcedAPF, IndefLength: cbor.IndefLengthForbidden, MaxNestedLevels: maxDepth + 1,
+		DupMapKey: cbor.DupMapKeyEnforcedAPF, IndefLength: cbor.IndefLengthForbidden, MaxNestedLevels: maxDepth,
 		MaxArrayElements: 1 << 30, MaxMapPairs: 1 << 30,
 		IntDec: cbor.IntDecConvertSignedOrBigInt, BigIntDec: cbor.BigIntDecodePointer, UTF8: cbor.UTF8RejectInvalid,
 		DefaultMapType: reflect.TypeFor[map[string]any](),
@@ -57,6 +57,18 @@ var coding = sync.OnceValue(func() codec {
 })
 
 func encode(v any) ([]byte, error) { return coding().enc.Marshal(v) }
+
+// encodeShallow encodes what comes from outside and refuses what a reader would refuse.
+func encodeShallow(v any) ([]byte, error) {
+	raw, err := encode(v)
+	if err == nil {
+		err = coding().dec.Wellformed(raw)
+	}
+	if err == nil {
+		return raw, nil
+	}
+	return nil, fmt.Errorf("%w: %w", ErrCBOR, err)
+}
 
 // decodeTree reads one value that [scanner.value] found well-formed.
 func decodeTree(raw []byte) (any, error) {

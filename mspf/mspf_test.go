@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"go/parser"
+	"go/token"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -126,6 +128,7 @@ func TestWriteFails(t *testing.T) {
 			c.Rooms = func(yield func(Room, error) bool) { n++; yield(Room{ID: strings.Repeat("!", n)}, nil) }
 		}, ErrChanged},
 		"otk":       {t.Context(), func(c *Contents) { c.Rows = seq(Row{oneTimeKeys, "x"}) }, ErrOneTimeKeys},
+		"not UTF-8": {t.Context(), func(c *Contents) { c.Rows = seq(Row{"users", "\xff"}) }, ErrCBOR},
 		"cancelled": {cancelled, func(*Contents) {}, context.Canceled},
 	} {
 		for _, form := range []string{"dir", "a.tar.zst"} {
@@ -266,6 +269,85 @@ func TestInspect(t *testing.T) {
 		must(t, err)
 		if !out.Complete || out.Items[itemEvents].Elements != 48 || out.Archive.Source.Schema != 94 || out.Report.Losses[0].Code != "media" {
 			t.Errorf("%s: %+v", form, out)
+		}
+	}
+}
+
+// Rejected, soft-failed and censored events are carried with what they are; one that is
+// too deep for CBOR is carried as text.
+func TestStatesOfEvents(t *testing.T) {
+	const room = "!v5:example.org"
+	w := newWorld(t, "5")
+	message := func(content string) *Event {
+		w.send("5", room, map[string]any{"type": "m.room.message"}, content, []string{w.events[3].Meta.EventID}, nil)
+		return &w.events[len(w.events)-1]
+	}
+	message(`{"body":"rejected"}`).Meta.Rejected = "auth_error"
+	message(`{"body":"soft"}`).Meta.SoftFailed = true
+	censored := message(`{"body":"secret"}`)
+	censored.Meta.Censored = true
+	redact(t, censored, "5")
+	deep := Event{Room: room, JSON: []byte(`{"content":` + strings.Repeat(`[`, 300) + strings.Repeat(`]`, 300) + `}`), Meta: EventMeta{EventID: "$deep"}}
+	w.events = append(w.events, deep)
+	path := filepath.Join(t.TempDir(), "a.tar")
+	_, err := Write(t.Context(), path, w.contents(), plain())
+	must(t, err)
+	ask(t, path, true)
+	v, err := Verify(t.Context(), path, ReadOptions{})
+	must(t, err)
+	if !v.OK() || !slices.Equal(codesOf(v), []string{CodeUnverified}) || v.Report.Losses[1].Code != "event_deep" {
+		t.Errorf("%+v %+v", v.Findings, v.Report)
+	}
+	var got []EventMeta
+	_, err = Read(t.Context(), path, ReadOptions{}, func(e Element) error {
+		switch e.Item {
+		case itemMeta:
+			var m EventMeta
+			must(t, e.Decode(&m))
+			got = append(got, m)
+		case itemRaw:
+			var texts map[string]string
+			must(t, e.Decode(&texts))
+			if texts["$deep"] != string(deep.JSON) {
+				t.Errorf("%v", texts)
+			}
+		}
+		return nil
+	})
+	must(t, err)
+	if len(got) != 7 || got[4].Rejected != "auth_error" || !got[5].SoftFailed || !got[6].Censored {
+		t.Errorf("%+v", got)
+	}
+	if bytes.Contains(read(t, path), []byte("secret")) {
+		t.Error("what was redacted is in the archive")
+	}
+	c := newWorld(t, "5").contents()
+	var nested any = map[string]any{}
+	for range 200 {
+		nested = []any{nested}
+	}
+	c.Profiles = seq(UserDetails{ID: "@a:example.org", Dehydrated: nested})
+	if _, err := Write(t.Context(), path+"2.tar", c, plain()); !errors.Is(err, ErrCBOR) {
+		t.Errorf("what no reader would take was written: %v", err)
+	}
+}
+
+// Other homeservers can use these packages: they know nothing of Lifeboat.
+func TestImportsNothingOfLifeboat(t *testing.T) {
+	for _, dir := range []string{".", "event"} {
+		files, err := filepath.Glob(filepath.Join(dir, "*.go"))
+		must(t, err)
+		for _, f := range files {
+			if strings.HasSuffix(f, "_test.go") {
+				continue
+			}
+			src, err := parser.ParseFile(token.NewFileSet(), f, nil, parser.ImportsOnly)
+			must(t, err)
+			for _, i := range src.Imports {
+				if p := strings.Trim(i.Path.Value, `"`); strings.HasPrefix(p, "lifeboat.im/") && p != "lifeboat.im/lifeboat/mspf/event" {
+					t.Errorf("%s imports %s", f, p)
+				}
+			}
 		}
 	}
 }

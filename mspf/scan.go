@@ -150,7 +150,7 @@ func (s *scanner) value() ([]byte, error) {
 			if major == majorMap {
 				n *= 2
 			}
-			if left = append(left, n); len(left) > maxDepth {
+			if left = append(left, n); len(left) > maxDepth+1 {
 				return nil, s.fail("nested deeper than %d", maxDepth)
 			}
 		default:

@@ -144,6 +144,10 @@ func (v *verifier) rawEvents(room string, texts map[string]any) {
 		where := room + " " + id
 		v.raw[v.hash(room, id)] = true
 		ev, _, err := event.Parse([]byte(text))
+		if errors.Is(err, event.ErrDeep) {
+			v.report(CodeUnverified, itemRaw, "events that are nested too deep", where)
+			continue
+		}
 		if err != nil {
 			v.report(CodeShape, itemRaw, "an element is not what the format says", where)
 			continue

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"lifeboat.im/lifeboat/mspf/event"
 )
@@ -60,7 +61,7 @@ func (n *numbered) finish() error {
 
 // set puts the one value of a key. A key that the file has already is a mistake.
 func (n *numbered) set(v any, path ...string) error {
-	raw, err := encode(v)
+	raw, err := encodeShallow(v)
 	if err != nil {
 		return fmt.Errorf("%s %s: %w", n.part.item, path[0], err)
 	}
@@ -75,7 +76,7 @@ func (n *numbered) set(v any, path ...string) error {
 }
 
 func (n *numbered) add(v any, path ...string) error {
-	raw, err := encode(v)
+	raw, err := encodeShallow(v)
 	if err != nil {
 		return fmt.Errorf("%s %s: %w", n.part.item, path[0], err)
 	}
@@ -221,13 +222,23 @@ func (w *writer) states() func(*numbered, RoomState) error {
 // beside them, and the text of those that CBOR does not carry exactly.
 func (w *writer) events(seq iter.Seq2[Event, error]) error {
 	ev, meta, rawText := w.numbered(itemEvents), w.numbered(itemMeta), w.numbered(itemRaw)
-	unreadable, inexact := map[string]int64{}, int64(0)
+	unreadable, inexact, deep := map[string]int64{}, int64(0), int64(0)
+	text := func(e Event) error {
+		return rawText.set(strings.ToValidUTF8(string(e.JSON), "\uFFFD"), e.Room, e.Meta.EventID)
+	}
 	for e, err := range seq {
 		if err := cmp.Or(err, w.check()); err != nil {
 			return fmt.Errorf("%s: %w", itemEvents, err)
 		}
 		tree, exact, err := event.Parse(e.JSON)
-		if errors.Is(err, event.ErrJSON) {
+		switch {
+		case errors.Is(err, event.ErrDeep):
+			deep++
+			if err := text(e); err != nil {
+				return err
+			}
+			continue
+		case err != nil:
 			unreadable[e.Room]++
 			continue
 		}
@@ -249,7 +260,7 @@ func (w *writer) events(seq iter.Seq2[Event, error]) error {
 		}
 		if !exact {
 			inexact++
-			if err := rawText.set(strings.ToValidUTF8(string(e.JSON), "\uFFFD"), e.Room, e.Meta.EventID); err != nil {
+			if err := text(e); err != nil {
 				return err
 			}
 		}
@@ -259,6 +270,9 @@ func (w *writer) events(seq iter.Seq2[Event, error]) error {
 	}
 	if inexact > 0 {
 		w.losses = append(w.losses, Loss{itemEvents, "", "event_inexact", Lossy, inexact, "CBOR does not carry numbers or half surrogates of these events exactly; " + itemRaw + " has their text"})
+	}
+	if deep > 0 {
+		w.losses = append(w.losses, Loss{itemEvents, "", "event_deep", Lossy, deep, event.ErrDeep.Error() + "; " + itemRaw + " has their text"})
 	}
 	return errors.Join(ev.finish(), meta.finish(), rawText.finish())
 }
@@ -331,6 +345,9 @@ func (w *writer) database(c Contents) error {
 	return each(w, itemDatabase, c.Rows, func(n *numbered, r Row) error {
 		if r.Table == oneTimeKeys {
 			return fmt.Errorf("%s: %w: rows of %s", itemDatabase, ErrOneTimeKeys, r.Table)
+		}
+		if !utf8.ValidString(r.Line) {
+			return fmt.Errorf("%s: %w: a row of %s is not UTF-8", itemDatabase, ErrCBOR, r.Table)
 		}
 		return n.add(r.Line, r.Table)
 	})

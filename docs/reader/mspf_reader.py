@@ -68,7 +68,7 @@ class Cbor:
             raise Broken("text that is not UTF-8") from None
     def value(self, depth=1):
         major, info, n = self.head()
-        if depth > MAX_DEPTH:
+        if depth > MAX_DEPTH and major in (4, 5):
             raise Broken("nested too deep")
         if major in (0, 1):
             return n if major == 0 else -1 - n

@@ -12,8 +12,11 @@ import (
 	"strings"
 )
 
-// ErrJSON: the text is not one JSON object.
-var ErrJSON = errors.New("not a JSON object")
+// What keeps a text from being read.
+var (
+	ErrJSON = errors.New("not a JSON object")                      // it is something else
+	ErrDeep = fmt.Errorf("nested deeper than %d levels", MaxDepth) // it is an object that no archive can hold
+)
 
 // MaxDepth is how deep an event may be nested, as the archive's CBOR may.
 const MaxDepth = 128
@@ -25,7 +28,8 @@ const maxExact = 1<<53 - 1
 // surrogate pair, so that CBOR and any JSON library keep what hashes and signatures
 // cover. An event that is not exact has to be kept as text, too.
 //
-// Of a key that occurs twice the last one wins, as in Python. Errors are [ErrJSON].
+// Of a key that occurs twice the last one wins, as in Python. Errors are [ErrJSON],
+// and [ErrDeep] as well.
 func Parse(text []byte) (ev map[string]any, exact bool, err error) {
 	dec := json.NewDecoder(bytes.NewReader(text))
 	dec.UseNumber()
@@ -74,7 +78,7 @@ func Exact(v any) bool {
 // numbers replaces json.Number in place.
 func numbers(v any, exact *bool, depth int) (any, error) {
 	if depth > MaxDepth {
-		return nil, fmt.Errorf("nested deeper than %d", MaxDepth)
+		return nil, ErrDeep
 	}
 	switch x := v.(type) {
 	case map[string]any:
