@@ -83,3 +83,27 @@ func untilProbe(o Options) time.Duration {
 	}
 	return min(max(last.Add(o.ProbeEvery).Sub(o.Now()), 0), o.ProbeEvery)
 }
+
+// staleProbe is the age from which a try of the store says little: a running agent
+// does it every week.
+const staleProbe = 21 * 24 * time.Hour
+
+// storeFinding says whether the store is known to keep what the log is built on.
+func storeFinding(repo *history.Repository, o Options) Finding {
+	f := Finding{Name: "store", State: "warn", Mend: "`lifeboat repo probe` tries it now, `lifeboat run` every week"}
+	text, err := os.ReadFile(filepath.Join(o.State, probedFile))
+	last, bad := time.Parse(time.RFC3339, strings.TrimSpace(string(text)))
+	switch {
+	case repo.Config().SingleWriter:
+		f.State, f.Mend = "ok", ""
+		f.Why = "made with --single-writer: that one agent only writes there is your promise, nothing checks it"
+	case err != nil || bad != nil:
+		f.Why = "this agent has not tried yet whether it keeps what the log is built on"
+	case o.Now().Sub(last) > staleProbe:
+		f.Why = "it was last tried on " + last.Format(time.DateOnly)
+	default:
+		f.State, f.Mend = "ok", ""
+		f.Why = "tried on " + last.Format(time.DateOnly) + ": it keeps what the log is built on"
+	}
+	return f
+}

@@ -12,6 +12,7 @@ import (
 
 	"lifeboat.im/lifeboat/chunkstore"
 	"lifeboat.im/lifeboat/chunkstore/storetest"
+	"lifeboat.im/lifeboat/history"
 	"lifeboat.im/lifeboat/internal/testpg"
 )
 
@@ -88,5 +89,34 @@ func TestUnsafeStoreEndsTheRun(t *testing.T) {
 	b.o.ProbeEvery = time.Hour
 	if err := Run(t.Context(), b.repo, b.agentSecrets(), b.o); !errors.Is(err, chunkstore.ErrUnsafe) {
 		t.Errorf("run: %v, want %v", err, chunkstore.ErrUnsafe)
+	}
+}
+
+func TestDoctorKnowsTheStore(t *testing.T) {
+	o := probing(t)
+	for _, single := range []bool{false, true} {
+		repo, _, err := history.Create(t.Context(), storetest.NewMemory(t), history.CreateOptions{Plaintext: true, SingleWriter: single})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range []struct {
+			ago   time.Duration // 0: never
+			state string
+		}{{0, "warn"}, {time.Hour, "ok"}, {20 * 24 * time.Hour, "ok"}, {22 * 24 * time.Hour, "warn"}} {
+			path := filepath.Join(o.State, probedFile)
+			_ = os.Remove(path)
+			if c.ago > 0 {
+				if err := os.WriteFile(path, []byte(o.Now().Add(-c.ago).UTC().Format(time.RFC3339)+"\n"), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want := c.state
+			if single {
+				want = "ok"
+			}
+			if f := storeFinding(repo, o); f.Why == "" || f.State != want || (f.Mend == "") != (want == "ok") {
+				t.Errorf("single writer %t, tried %s ago: %+v", single, c.ago, f)
+			}
+		}
 	}
 }
