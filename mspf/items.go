@@ -126,6 +126,16 @@ type RoomState struct {
 	State []StateEntry // all of it
 }
 
+// Snapshot is one entry of im.lifeboat.room_state as it is read: the state before
+// EventID. With Delta, Set and Gone change the state of the entry before it of the
+// same room in the same file; else Set is all of it.
+type Snapshot struct {
+	EventID string       `json:"event_id"`
+	Delta   bool         `json:"delta,omitempty"`
+	Set     []StateEntry `json:"set"`
+	Gone    [][2]string  `json:"gone,omitempty"` // type, state key
+}
+
 // Invite is one entry of im.lifeboat.invites: an invitation or a knock that is not
 // yet a membership, or one that was rejected out of band.
 type Invite struct {
@@ -183,12 +193,12 @@ type Device struct {
 // Keys is a part of one user's entry in m.e2e.keys. The parts of a user follow each
 // other; no key occurs in two of them, but for the rooms of a backup.
 type Keys struct {
-	User         string
-	DeviceKeys   map[string]any            // device → DeviceKeys object as uploaded
-	FallbackKeys map[string]map[string]any // device → "signed_curve25519:ID" → key object
-	CrossSigning map[string]any            // "master", "self_signing", "user_signing"
-	Signatures   []Signature               // made by this user
-	Backups      map[string]Backup         // by version
+	User         string                    `json:"-"`
+	DeviceKeys   map[string]any            `json:"device_keys"`   // device → DeviceKeys object as uploaded
+	FallbackKeys map[string]map[string]any `json:"fallback_keys"` // device → "signed_curve25519:ID" → key object
+	CrossSigning map[string]any            `json:"cross_signing"` // "master", "self_signing", "user_signing"
+	Signatures   []Signature               `json:"signatures"`    // made by this user
+	Backups      map[string]Backup         `json:"backups"`       // by version
 }
 
 // Signature is one that a user made over another key.
@@ -202,11 +212,11 @@ type Signature struct {
 // Backup is (a part of) one version of a user's server-side key backup. Parts after
 // the first have only User, the version and Rooms.
 type Backup struct {
-	Algorithm string
-	AuthData  any
-	Etag      string
-	Deleted   bool
-	Rooms     map[string]map[string]any // room → session → {first_message_index, forwarded_count, is_verified, session_data}
+	Algorithm string                    `json:"algorithm"`
+	AuthData  any                       `json:"auth_data"`
+	Etag      string                    `json:"etag"`
+	Deleted   bool                      `json:"deleted"`
+	Rooms     map[string]map[string]any `json:"rooms"` // room → session → {first_message_index, forwarded_count, is_verified, session_data}
 }
 
 // ToDevice is one message that is waiting for a local device.

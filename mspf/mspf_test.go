@@ -233,12 +233,7 @@ func TestRead(t *testing.T) {
 				t.Errorf("%v", m)
 			}
 		case itemKeys:
-			var k struct {
-				Backups map[string]struct {
-					Etag  string
-					Rooms map[string]map[string]any
-				}
-			}
+			var k Keys
 			must(t, e.Decode(&k))
 			if b := k.Backups["1"]; b.Etag != "3" || len(b.Rooms["!v1:example.org"]) != 2 {
 				t.Errorf("the parts of a backup do not come together: %+v", k)

@@ -50,7 +50,11 @@ type Element struct {
 func (e Element) Tree() (any, error) { return decodeTree(e.raw) }
 
 // Decode puts the element into the Go type that this package has for it, or into one
-// with the same tags. The fields that a key stands for (Room.ID, User.ID, …) stay empty.
+// with the same tags: [Core], [Archive], [Server], [Room], [RoomDetails], [Snapshot],
+// [Invite], [EventMeta], [User], [UserDetails], [Keys], [Database], [Report]. An event
+// is a map[string]any, raw_events a map[string]string from event id to text, to_device
+// a map[string][]any by device, a row a string. The fields that the key stands for
+// (Room.ID, User.ID, …) stay empty.
 func (e Element) Decode(into any) error {
 	if err := coding().dec.Unmarshal(e.raw, into); err != nil {
 		return fmt.Errorf("decode %s of %s: %w: %w", e.Key, e.Item, ErrCBOR, err)

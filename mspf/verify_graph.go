@@ -32,7 +32,7 @@ func newGraph() *graph {
 // gaps keeps what im.lifeboat.rooms and im.lifeboat.room_state declare.
 func (v *verifier) gaps(e Element) {
 	if e.Item == itemState {
-		var s snapshot
+		var s Snapshot
 		if e.Decode(&s) == nil {
 			v.graph.declared[v.hash(e.Key, s.EventID)] = true
 		}

@@ -192,7 +192,7 @@ func TestStatesAreDifferences(t *testing.T) {
 		if e.Item != itemState {
 			return nil
 		}
-		var s snapshot
+		var s Snapshot
 		must(t, e.Decode(&s))
 		if s.Delta != (i == 1) {
 			t.Errorf("entry %d is a difference: %v", i, s.Delta)

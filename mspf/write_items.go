@@ -165,14 +165,6 @@ func (w *writer) profile(n *numbered, u UserDetails) error { return n.set(u, u.I
 
 func (w *writer) toDevice(n *numbered, m ToDevice) error { return n.add(m.Message, m.User, m.Device) }
 
-// snapshot is one entry of im.lifeboat.room_state.
-type snapshot struct {
-	EventID string       `json:"event_id"`
-	Delta   bool         `json:"delta,omitempty"`
-	Set     []StateEntry `json:"set"`
-	Gone    [][2]string  `json:"gone,omitempty"`
-}
-
 // states codes each state as its difference from the one before of the same room in
 // the same file.
 func (w *writer) states() func(*numbered, RoomState) error {
@@ -189,7 +181,7 @@ func (w *writer) states() func(*numbered, RoomState) error {
 				return err
 			}
 		}
-		x := snapshot{EventID: s.Event, Delta: s.Room == room && n.n == file}
+		x := Snapshot{EventID: s.Event, Delta: s.Room == room && n.n == file}
 		if !x.Delta {
 			before = nil
 		}
