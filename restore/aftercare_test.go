@@ -150,6 +150,8 @@ func TestLossAlongBranches(t *testing.T) {
 		{l, c[1].End, []stretch{{l.view(), c[1].End, c[1].End}, {child.view(), 0, d[0].End}, {grand.view(), 0, e[0].End}}},
 		// Forward into what a rollback gave up: the branch goes.
 		{l, c[2].End, []stretch{{l.view(), c[2].End, c[1].End}, {child.view(), 0, d[0].End}, {grand.view(), 0, e[0].End}}},
+		// Back into a branch that was given up long ago: all that the living one had.
+		{old, old.view().First, []stretch{{l.view(), c[0].End, c[1].End}, {child.view(), 0, d[0].End}, {grand.view(), 0, e[0].End}}},
 		{grand, grand.view().First, []stretch{{grand.view(), grand.view().First, e[0].End}}},
 	} {
 		p := &Plan{Point: Point{LSN: k.at}, view: k.lab.view(), options: Options{Family: b.All}}

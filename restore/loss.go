@@ -39,21 +39,36 @@ type stretch struct {
 
 // undone lists what happened between the point and now. Where the homeserver was rolled
 // back before, and went on as a branch, that is the way along the branch that was alive
-// last: up to where it left this lineage, and then all of its own.
+// last: up to where it left this lineage, and then all of its own. A point of a branch
+// that was given up undoes what the living one had since the two parted.
 func (p *Plan) undone() []stretch {
 	all := p.options.Family
 	if byID(all, p.view.ID) < 0 {
 		all = append(slices.Clone(all), p.view)
 	}
-	var way []*history.View // from the branch that was alive last up to the child of this lineage
+	own := Ancestors(all, p.view)
+	from := stretch{p.view, p.Point.LSN, p.view.Durable}
+	var way []*history.View // from the branch that was alive last up to the child of from
 	alive := p.view.DurableTime
 	for _, v := range all {
+		if v.DurableTime <= alive {
+			continue
+		}
 		line := Ancestors(all, v)
-		if i := byID(line, p.view.ID); i > 0 && v.DurableTime > alive {
-			way, alive = line[:i], v.DurableTime
+		for k, common := range own { // the nearest
+			i := byID(line, common.ID)
+			if i < 0 {
+				continue
+			}
+			if way, alive = line[:i], v.DurableTime; k == 0 {
+				from = stretch{p.view, p.Point.LSN, p.view.Durable}
+			} else {
+				from = stretch{common, parentOf(own[k-1]).At, common.Durable}
+			}
+			break
 		}
 	}
-	out := []stretch{{p.view, p.Point.LSN, p.view.Durable}}
+	out := []stretch{from}
 	for _, v := range slices.Backward(way) {
 		out[len(out)-1].until = parentOf(v).At
 		out = append(out, stretch{v, 0, v.Durable})
