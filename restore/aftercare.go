@@ -49,6 +49,18 @@ func chooseMode(schema *history.Schema, p Point, o Options) (synapse.Mode, error
 	return o.Mode, nil
 }
 
+// aliveElsewhere refuses to move a branch when the server went on as another one: what
+// that one handed out would be handed out again.
+func aliveElsewhere(v *history.View, family []*history.View) error {
+	for _, o := range family {
+		if o.ID != v.ID && o.DurableTime > v.DurableTime {
+			return fmt.Errorf("mode move: %w: the database went on as the branch %s (until %s); --lineage %s --at latest moves that one, --mode rollback goes back",
+				ErrNotNewest, o.ID, o.DurableTime, o.ID)
+		}
+	}
+	return nil
+}
+
 // after does to the proven rows what the mode asks for, in one transaction. A crash
 // in it, or right after it, leaves a restore that is visibly unfinished (P3).
 func (r *run) after(ctx context.Context) error {

@@ -142,6 +142,16 @@ func TestLossAlongBranches(t *testing.T) {
 		t.Fatal("the family lacks a branch")
 	}
 	for _, k := range []struct {
+		lab *lab
+		at  record.LSN
+		err error
+	}{{l, c[2].End, ErrNotNewest}, {old, old.view().First, ErrNotNewest}, {grand, e[0].End, nil}} {
+		_, err := NewPlan(t.Context(), k.lab.view(), Point{LSN: k.at, Newest: true}, Options{Mode: synapse.Move, Family: b.All})
+		if !errors.Is(err, k.err) {
+			t.Errorf("a move of the newest commit of %s: %v, want %v", k.lab.view().ID, err, k.err)
+		}
+	}
+	for _, k := range []struct {
 		lab  *lab
 		at   record.LSN
 		want []stretch

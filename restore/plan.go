@@ -69,6 +69,9 @@ func NewPlan(ctx context.Context, v *history.View, p Point, o Options) (*Plan, e
 		return nil, e
 	}
 	mode, err := chooseMode(st.schema, p, o)
+	if err == nil && mode == synapse.Move {
+		err = aliveElsewhere(v, o.Family)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("plan restore of %s: %w", p.LSN, err)
 	}
