@@ -67,6 +67,11 @@ func (l *lab) prove(oracle *testpg.Oracle, plans []*restore.Plan) (tables int) {
 			l.t.Errorf("restore %s: %v", at, err)
 			continue
 		}
+		for _, r := range report.Tables {
+			if r.Proof != restore.ProofCommit {
+				l.t.Errorf("at %s table %s was held against the %s only", at, r.Table, r.Proof)
+			}
+		}
 		physical := oracle.At(l.t, at)
 		ours := func(schema, _ string) bool { return schema == "lifeboat" }
 		diff, err := testpg.Differences(ctx, physical.DSN(l.db.Name), to.DSN, ours)
