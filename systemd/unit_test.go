@@ -129,8 +129,8 @@ func TestUnit(t *testing.T) {
 	if f := strings.Join(have["Service/SystemCallFilter"], "; "); f != "@system-service; ~@privileged @resources" {
 		t.Errorf("SystemCallFilter= %s", f)
 	}
-	if want := []string{"source:lifeboat.source", "source_password:lifeboat.source_password"}; !slices.Equal(have["Service/LoadCredential"], want) {
-		t.Errorf("LoadCredential= %q, want %q: cmd/lifeboat reads source and source_password", have["Service/LoadCredential"], want)
+	if want := []string{"source:lifeboat.source", "source_password:lifeboat.source_password", "s3_access_key:lifeboat.s3_access_key", "s3_secret_key:lifeboat.s3_secret_key"}; !slices.Equal(have["Service/LoadCredential"], want) {
+		t.Errorf("LoadCredential= %q, want %q: cmd/lifeboat reads these", have["Service/LoadCredential"], want)
 	}
 	// agent.Run drains for 30 s and gives up; the stream is cut as late as that again.
 	if d := span(t, value(t, have, "TimeoutStopSec")); d < 65*time.Second {
