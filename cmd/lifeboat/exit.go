@@ -79,7 +79,8 @@ func outcomes() []outcome {
 		{cdc.ErrBusy, exitLater, "Nothing was changed: run the same command again in a moment."},
 		{agent.ErrSourceLost, exitSourceLost, "`lifeboat doctor` names what is missing; `lifeboat run --new-base` begins again and names the gap."},
 		{s3.ErrUnavailable, exitLater, "Run the same command again when the server answers."},
-		{s3.ErrDenied, exitUsage, "Check the keys, their rights (get, put and list objects) and the region: in the configuration, s3:."},
+		// Not a usage error: systemd starts the service again, and the server may think better of it.
+		{s3.ErrDenied, exitFailed, "Check the keys, their rights (get, put and list objects) and the region: in the configuration, s3:."},
 		{s3.ErrNoKey, exitUsage, "Set s3: {access_key_file: …, secret_key_file: …} in the configuration, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."},
 		{s3.ErrNoBucket, exitNoRepo, "Make the bucket first: Lifeboat makes objects, not buckets."},
 		{chunkstore.ErrUnsafe, exitRefused, ""},

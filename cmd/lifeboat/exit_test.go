@@ -50,7 +50,7 @@ func TestExitCodes(t *testing.T) {
 		{cdc.ErrSlotLost, 7},
 		{history.ErrNoRepository, 10},
 		{s3.ErrNoBucket, 10},
-		{s3.ErrDenied, 2},
+		{s3.ErrDenied, 1},
 		{s3.ErrNoKey, 2},
 		{s3.ErrUnavailable, 75},
 		{chunkstore.ErrUnsafe, 4},

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -21,7 +22,7 @@ import (
 
 // s3Commands are those of scripts about object storage:
 //
-//	s3server       starts a server: $S3 is a repository's URL, $NOSUCH one in no bucket, s3.id and s3.secret its keys; $TWIN is an empty database
+//	s3server       starts a server behind a bad line: $S3 is a repository's URL, $NOSUCH one in no bucket, s3.id and s3.secret its keys; $TWIN is an empty database
 //	copyrepo DIR   copies every object of $S3 into a folder
 //	equaldumps     wants pg_dump to print the same of $RESTORED and $TWIN
 //	carelessline   $CARELESS is a repository's URL behind a line that ignores If-None-Match
@@ -45,7 +46,11 @@ func needServer(ts *testscript.TestScript, kind s3server.Kind) *s3server.Server 
 
 func s3ServerCommand(ts *testscript.TestScript, _ bool, _ []string) {
 	srv := needServer(ts, s3server.VersityGW)
-	ts.Setenv("S3", srv.URL("matrix/one"))
+	line, err := s3server.NewProxy(srv.Addr)
+	ts.Check(err)
+	ts.Defer(line.Close)
+	line.Plan(badLine())
+	ts.Setenv("S3", s3server.URL(line.Addr, "matrix/one"))
 	ts.Setenv("NOSUCH", "s3+http://"+srv.Addr+"/nosuch")
 	for name, f := range map[string]struct {
 		text string
@@ -60,6 +65,27 @@ func s3ServerCommand(ts *testscript.TestScript, _ bool, _ []string) {
 	twin := d.restored.Cluster.Database(d.t)
 	twin.Exec(d.t, "ALTER DATABASE "+twin.Name+" OWNER TO "+d.role, "ALTER SCHEMA public OWNER TO "+d.role)
 	ts.Setenv("TWIN", twin.As(d.role))
+}
+
+// badLine treats every ninth request badly, each time in another way.
+func badLine() func(*http.Request) s3server.Do {
+	faults := []s3server.Do{
+		{Fault: s3server.LostReply},
+		{Fault: s3server.Refuse, Status: 503, Code: "SlowDown"},
+		{Fault: s3server.CutReply},
+		{Fault: s3server.RefuseAfter, Status: 503, Code: "SlowDown"},
+		{Fault: s3server.ErrorInside},
+		{Fault: s3server.CutRequest},
+		{Fault: s3server.Twice},
+	}
+	var n atomic.Int64
+	return func(*http.Request) s3server.Do {
+		i := n.Add(1)
+		if i%9 != 0 {
+			return s3server.Do{}
+		}
+		return faults[i/9%int64(len(faults))]
+	}
 }
 
 func openScriptStore(ts *testscript.TestScript) *s3.Store {
