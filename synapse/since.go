@@ -33,6 +33,7 @@ type Since struct {
 	members map[string]string
 	// devices are those that were made since: user, tab, device.
 	devices map[string]bool
+	delays  map[string]bool // delayed events that were scheduled since and still are
 	// The least stream position that was inserted since: a row below it that goes away
 	// was there at the point.
 	firstEvent, firstInbox int64
@@ -57,7 +58,7 @@ func NewSince(server string) *Since {
 	s := &Since{
 		server: server, rooms: map[string]*RoomLoss{}, users: map[string]*UserLoss{},
 		newest: map[string]int64{}, shapes: map[uint32]*shape{}, feeds: map[string][]feed{},
-		does: handlers(), stream: map[string]string{}, members: map[string]string{}, devices: map[string]bool{},
+		does: handlers(), stream: map[string]string{}, members: map[string]string{}, devices: map[string]bool{}, delays: map[string]bool{},
 	}
 	for _, q := range Sequences() {
 		if q.Stream != "" {

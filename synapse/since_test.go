@@ -128,7 +128,7 @@ func TestLossOfUsers(t *testing.T) {
 		`e2e_cross_signing_keys i user_id=@pw:here stream_id=3`, `e2e_cross_signing_keys i user_id=@x:there stream_id=4`,
 		`account_data u user_id=@pw:here stream_id=1|2`,
 		`stream_positions u stream_name=receipts stream_id=5|6`,
-		`delayed_events d delay_id=d1`, `delayed_events u delay_id=d2`,
+		`delayed_events i delay_id=d3`, `delayed_events d delay_id=d3`, `delayed_events d delay_id=d1`, `delayed_events u delay_id=d2`,
 	)
 	l := s.Loss()
 	if again := l.Again(); len(again) != 1 || again[0] != "@gone:here" {

@@ -266,8 +266,16 @@ func (s *Since) toDevice(c change) {
 	}
 }
 
+// delayedEvent leaves out what came and went: the restored database has never heard of
+// it, and each call that somebody joins makes one.
 func (s *Since) delayedEvent(c change) {
-	if c.op == record.Delete && len(s.gone) < maxGone {
-		s.gone = append(s.gone, c.old.text("delay_id"))
+	id := c.now().text("delay_id")
+	switch {
+	case c.op == record.Insert && len(s.delays) < maxGone:
+		s.delays[id] = true
+	case c.op == record.Delete && s.delays[id]:
+		delete(s.delays, id)
+	case c.op == record.Delete && len(s.gone) < maxGone:
+		s.gone = append(s.gone, id)
 	}
 }
