@@ -40,7 +40,7 @@ func (a *app) doctor(ctx context.Context) error {
 		if f.State == "fail" {
 			fails++
 		}
-		a.fact("%-5s %s: %s", f.State, f.Name, f.Why)
+		a.fact("%-5s %s: %s", f.State, f.Name, flat(f.Why))
 		if f.Mend != "" {
 			a.fact("      mend: %s", f.Mend)
 		}

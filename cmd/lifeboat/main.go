@@ -42,7 +42,7 @@ func Main(args []string, in io.Reader, out, errOut io.Writer) int {
 	if err == nil {
 		return exitOK
 	}
-	fmt.Fprintln(errOut, visible("lifeboat: "+err.Error()))
+	fmt.Fprintln(errOut, visible("lifeboat: "+flat(err.Error())))
 	if h := hint(err); h != "" {
 		fmt.Fprintln(errOut, "  "+h)
 	}

@@ -37,6 +37,24 @@ func visible(s string) string {
 	return b.String()
 }
 
+// flat makes one line of an error that lists, indented, what each address answered
+// (pgconn.ConnectError), and says once what several say.
+func flat(s string) string {
+	lines := strings.Split(s, "\n\t")
+	out := lines[0]
+	for i, l := range lines[1:] {
+		if i+2 < len(lines) && strings.HasPrefix(lines[i+2], l) {
+			continue
+		}
+		if strings.HasSuffix(out, ":") {
+			out += " " + l
+		} else {
+			out += "; " + l
+		}
+	}
+	return out
+}
+
 // oneLine is visible for what must not look like a line of its own.
 func oneLine(s string) string {
 	return visible(strings.NewReplacer("\n", `\n`, "\t", `\t`).Replace(s))

@@ -44,3 +44,16 @@ func TestRestoreLine(t *testing.T) {
 		t.Errorf("%s, want %s", got, want)
 	}
 }
+
+// A server that does not answer is one line.
+func TestFlat(t *testing.T) {
+	for in, want := range map[string]string{
+		"connect to `x`:\n\ta: refused\n\ta: refused: try again": "connect to `x`: a: refused: try again",
+		"connect to `x`:\n\ta: refused\n\tb: refused":            "connect to `x`: a: refused; b: refused",
+		"one\nline each": "one\nline each",
+	} {
+		if got := flat(in); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
