@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -178,6 +179,47 @@ func (st *state) addUnlisted(v *history.View, at record.LSN, gaps []history.Inco
 			st.incomplete = append(st.incomplete, Interval{Table: i.Name, Reason: i.Reason + " and it is not in the schema of this position", From: i.From, Until: i.Until})
 		}
 	}
+	for _, i := range outlived(v, at) {
+		if _, ok := chosen[i.Name]; listed[i.Table] || chosenOnly && !ok {
+			continue
+		}
+		listed[i.Table] = true
+		st.incomplete = append(st.incomplete, Interval{Table: i.Name, Reason: i.Reason, From: i.From, Until: i.Until})
+	}
+}
+
+// outlived gives the tables that were copied before the position and are not known
+// to be gone there. One that came and went while the schema was never quiet enough
+// to be dumped is in no schema: what was dumped before and what stands after it can
+// be the very same.
+func outlived(v *history.View, at record.LSN) []history.Incomplete {
+	known := map[uint32]*history.Incomplete{}
+	for _, b := range v.Bases {
+		if b.ExactFrom <= at && known[b.Table] == nil {
+			known[b.Table] = &history.Incomplete{
+				Table: b.Table, Name: b.Name, From: b.ExactFrom, Reason: "it is in no schema: it came and went while the schema changed",
+			}
+		}
+	}
+	for _, i := range v.Incompletes { // it came after this
+		if k := known[i.Table]; k != nil {
+			k.From = min(k.From, i.From)
+		}
+	}
+	for _, d := range v.Dropped {
+		switch k := known[d.Table]; {
+		case k == nil:
+		case d.At <= at:
+			delete(known, d.Table)
+		default:
+			k.Until = d.At
+		}
+	}
+	out := make([]history.Incomplete, 0, len(known))
+	for _, oid := range slices.Sorted(maps.Keys(known)) {
+		out = append(out, *known[oid])
+	}
+	return out
 }
 
 func (st *state) addTable(ctx context.Context, v *history.View, at record.LSN, t history.SchemaTable, gaps []history.Incomplete) error {

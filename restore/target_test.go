@@ -264,3 +264,41 @@ func TestPlanNamesWhatIsIncomplete(t *testing.T) {
 		}
 	}
 }
+
+// TestPlanNamesWhatIsInNoSchema: a table that was copied, and dropped before the
+// schema was dumped again, is in no schema; where it stood no plan leaves it out
+// silently, and where it is known to be gone nothing is said.
+func TestPlanNamesWhatIsInNoSchema(t *testing.T) {
+	l := newLab(t)
+	brief := &record.Relation{OID: 44, Schema: "public", Name: "brief", Identity: record.Full, Columns: oneTable.Columns}
+	l.schema(oneTable)
+	l.base(oneTable, []string{"x"})
+	l.ready()
+	before := l.segment(insert("a"))[0]
+	check(t, l.w.Note(t.Context(), history.Note{Kind: history.NoteIncomplete, Table: 44, Name: "public.brief", Reason: "a new table", From: before.End}))
+	l.segment(insert("b"))
+	l.base(brief, []string{"here"})
+	check(t, l.w.Note(t.Context(), history.Note{Kind: history.NoteComplete, Table: 44, Until: l.lsn}))
+	there := l.segment(insert("c"))[0]
+	gone := l.segment(insert("d"))[0]
+	// The catalog is what it was: the first schema is said to be certain up to here.
+	check(t, l.w.Note(t.Context(), history.Note{Kind: history.NoteDropped, Table: 44, Name: "public.brief", From: gone.End, Reason: "dropped"}))
+	check(t, l.w.Note(t.Context(), history.Note{Kind: history.NotePosition, Durable: l.lsn, Time: l.clock, SchemaCertain: gone.End}))
+	v := l.view()
+	plan := func(at record.LSN) error {
+		p, err := resolve(t, v, "lsn:"+at.String(), testNow)
+		check(t, err)
+		_, err = NewPlan(t.Context(), v, p, Options{})
+		return err
+	}
+	for _, at := range []record.LSN{before.End, gone.End} {
+		if err := plan(at); err != nil {
+			t.Errorf("%s: %v", at, err)
+		}
+	}
+	err := plan(there.End)
+	var e *IncompleteError
+	if !errors.As(err, &e) || len(e.Tables) != 1 || e.Tables[0].Table != "public.brief" || e.Before.LSN != before.End {
+		t.Errorf("while the table stood: %v", err)
+	}
+}
