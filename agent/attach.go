@@ -218,7 +218,7 @@ func attachTables(ctx context.Context, log *history.Log, o Options, src *cdc.Sou
 		}
 	}
 	if len(note.Identities) > 0 {
-		if err := appendNote(ctx, log, note, o.Now); err != nil {
+		if err := appendNote(ctx, log, view, note, o.Now); err != nil {
 			return err
 		}
 	}

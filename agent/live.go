@@ -189,11 +189,11 @@ func (l *live) settle(ctx context.Context) error {
 	_, err := l.src.Settle(wait, last.copied.ExactFrom, last.at, func() (record.LSN, error) {
 		if l.o.Now().Sub(nudged) > time.Second {
 			nudged = l.o.Now()
-			if err := appendNote(wait, l.log, nudge, l.o.Now); err != nil {
+			if err := appendNote(wait, l.log, l.view, nudge, l.o.Now); err != nil {
 				return 0, err
 			}
 		}
-		v, err := l.log.Load(wait)
+		v, err := l.log.Advance(wait, l.view)
 		if err != nil {
 			return 0, err
 		}

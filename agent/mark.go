@@ -52,11 +52,11 @@ func Mark(ctx context.Context, repo *history.Repository, s *history.Secrets, o O
 	if at == 0 {
 		at = pos.Flush
 		n := history.Note{Kind: history.NoteMark, Name: name, From: at, Time: record.FromTime(o.Now())}
-		if err := appendNote(ctx, log, n, o.Now); err != nil {
+		if err := appendNote(ctx, log, v, n, o.Now); err != nil {
 			return 0, err
 		}
 	}
-	if err := waitDurable(ctx, src, log, at, since, o.Now); err != nil {
+	if err := waitDurable(ctx, src, log, v, at, since, o.Now); err != nil {
 		return 0, fmt.Errorf("mark %q is written, but the commits before it are not durable yet: is `lifeboat run` running? %w", name, err)
 	}
 	return at, nil
@@ -73,7 +73,7 @@ func reached(v *history.View, at record.LSN) bool {
 // position may lie inside a record that only the next commit completes (see
 // [cdc.Source.Settle]). The agent answers a note at its tail within a flush interval;
 // what others write meanwhile moves the walsender on, so it is asked again.
-func waitDurable(ctx context.Context, src *cdc.Source, log *history.Log, lsn record.LSN, since time.Time, now func() time.Time) error {
+func waitDurable(ctx context.Context, src *cdc.Source, log *history.Log, v *history.View, lsn record.LSN, since time.Time, now func() time.Time) error {
 	until := now().Add(time.Minute)
 	wait, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
@@ -81,13 +81,13 @@ func waitDurable(ctx context.Context, src *cdc.Source, log *history.Log, lsn rec
 	lsn, err := src.Settle(wait, lsn, since, func() (record.LSN, error) {
 		if now().Sub(asked) > time.Second {
 			asked = now()
-			if err := appendNote(wait, log, history.Note{Kind: history.NoteUnpin, Name: "mark"}, now); err != nil {
+			if err := appendNote(wait, log, v, history.Note{Kind: history.NoteUnpin, Name: "mark"}, now); err != nil {
 				return 0, err
 			}
 		}
-		v, err := log.Load(wait)
+		next, err := log.Advance(wait, v)
 		if err == nil {
-			durable = v.Durable
+			v, durable = next, next.Durable
 		}
 		return durable, err
 	})
@@ -100,8 +100,7 @@ func waitDurable(ctx context.Context, src *cdc.Source, log *history.Log, lsn rec
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		v, err := log.Load(ctx)
-		if err != nil {
+		if v, err = log.Advance(ctx, v); err != nil {
 			return err
 		}
 		if reached(v, lsn) {
@@ -118,13 +117,13 @@ func waitDurable(ctx context.Context, src *cdc.Source, log *history.Log, lsn rec
 	}
 }
 
-// appendNote tries again while the log is between two epochs.
-func appendNote(ctx context.Context, log *history.Log, n history.Note, now func() time.Time) error {
+// appendNote tries again while the log is between two epochs; v is a picture of it.
+func appendNote(ctx context.Context, log *history.Log, v *history.View, n history.Note, now func() time.Time) error {
 	until := now().Add(time.Minute)
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		err := log.AppendNote(ctx, n)
+		err := log.AppendNoteAfter(ctx, v, n)
 		if !errors.Is(err, history.ErrEnded) {
 			return err
 		}

@@ -198,6 +198,16 @@ func (l *Log) condemnedElsewhere(ctx context.Context) ([]condemned, error) {
 // it reads the whole log first (H3), creates at the tail (100 tries), and reports
 // success only when no epoch was opened past it. ErrNoLineage, ErrEnded.
 func (l *Log) AppendNote(ctx context.Context, n Note) error {
+	v, err := l.Load(ctx)
+	if err != nil {
+		return err
+	}
+	return l.AppendNoteAfter(ctx, v, n)
+}
+
+// AppendNoteAfter is AppendNote for who has a picture of the log already: only what
+// came since is read.
+func (l *Log) AppendNoteAfter(ctx context.Context, v *View, n Note) error {
 	if err := n.validate(); err != nil {
 		return fmt.Errorf("append note: %w", err)
 	}
@@ -205,19 +215,19 @@ func (l *Log) AppendNote(ctx context.Context, n Note) error {
 		return fmt.Errorf("append note: a %s is the agent's alone: %w", n.Kind, ErrOrder)
 	}
 	for range maxTries {
-		v, err := l.Load(ctx)
+		now, err := l.Advance(ctx, v)
 		if err != nil {
 			return err
 		}
-		if v.Ended {
+		if now.Ended {
 			return fmt.Errorf("append note to %s: %w", l.id, ErrEnded)
 		}
-		d, err := noteDraft(v, n)
+		d, err := noteDraft(now, n)
 		if err != nil {
 			return err
 		}
 		d.sum.Maintenance = true
-		e, err := l.build(v, d, chunkstore.Secret{})
+		e, err := l.build(now, d, chunkstore.Secret{})
 		if err != nil {
 			return err
 		}
@@ -231,6 +241,9 @@ func (l *Log) AppendNote(ctx context.Context, n Note) error {
 		// The note counts unless an epoch was opened that does not know it.
 		void, err := l.void(ctx, e.at)
 		if err != nil || !void {
+			return err
+		}
+		if v, err = l.Load(ctx); err != nil {
 			return err
 		}
 	}

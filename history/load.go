@@ -57,6 +57,30 @@ func (l *Log) Load(ctx context.Context) (*View, error) {
 	return v, v.foldAll(tail)
 }
 
+// Advance gives the picture that follows v, which stays as it is: only what came
+// since is read, so that whoever waits for something need not read the whole tail at
+// each look. A lost entry looks like the end; Load tells the two apart.
+func (l *Log) Advance(ctx context.Context, v *View) (*View, error) {
+	v = v.clone()
+	v.log = l
+	for {
+		at := v.Head.next()
+		if v.Ended {
+			at = Position{Epoch: v.Head.Epoch + 1}
+		}
+		e, err := l.get(ctx, at)
+		if errors.Is(err, chunkstore.ErrNotFound) {
+			return v, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		if err := v.fold(e); err != nil {
+			return nil, err
+		}
+	}
+}
+
 // noHole looks whether anything lies behind the entry that seems to be the last one.
 // Entries are created in order, each when the one before is durable, so what a
 // listing shows behind a number that is absent says that one was lost. A listing

@@ -2,6 +2,8 @@ package history
 
 import (
 	"errors"
+	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -43,5 +45,35 @@ func TestLoadNoticesAHole(t *testing.T) {
 	}
 	if checked < 6 {
 		t.Errorf("%d entries looked at", checked)
+	}
+}
+
+// Advance gives what Load gives, over epochs, merges and checkpoints, and reads only
+// what is new.
+func TestAdvance(t *testing.T) {
+	ctx, w := t.Context(), newWritten(t)
+	l := w.operatorLog()
+	first, err := l.Load(ctx)
+	must(t, err)
+	head, v := first.Head, first
+	for i := range 4 {
+		w.segment(t, []row{ins(100, fmt.Sprintf("%d\tx", 10+i))})
+		if i%2 == 1 {
+			must(t, w.w.Rotate(ctx, Opening{Host: "h"}))
+			must(t, w.w.Merge(ctx, w.w.View().Head.Epoch-1))
+		}
+		must(t, w.operatorLog().AppendNoteAfter(ctx, first, Note{Kind: NoteMark, Name: fmt.Sprint("after ", i)}))
+		_, err := w.w.Probe(ctx)
+		must(t, err)
+		v, err = l.Advance(ctx, v)
+		must(t, err)
+		want, err := w.operatorLog().Load(ctx)
+		must(t, err)
+		if v.Head != want.Head || v.head != want.head || !reflect.DeepEqual(v.State, want.State) {
+			t.Fatalf("step %d: %+v\nwant %+v", i, v, want)
+		}
+	}
+	if first.Head != head || len(first.Marks) != 1 {
+		t.Errorf("the picture that was advanced from is another one: %+v", first)
 	}
 }
