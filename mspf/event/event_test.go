@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
+	"io"
 	"iter"
 	"maps"
 	"math/big"
@@ -15,6 +17,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"lifeboat.im/lifeboat/internal/homeserver"
 	"lifeboat.im/lifeboat/internal/testpg"
@@ -144,7 +147,7 @@ func TestParse(t *testing.T) {
 			t.Errorf("%s: the tree is exact: %v", text, !exact)
 		}
 	}
-	for _, text := range []string{``, `[]`, `{`, `{} {}`, `{"a":1e999}`, `null`, `"x"`, strings.Repeat(`{"a":`, 200) + `1` + strings.Repeat(`}`, 200)} {
+	for _, text := range []string{``, `[]`, `{`, `{} {}`, `{"a":1e999}`, `null`, `"x"`, `{"a":01}`, `{"a":1.}`, "{\"a\":\"\n\"}", strings.Repeat(`{"a":`, 200) + `1` + strings.Repeat(`}`, 200)} {
 		if _, _, err := event.Parse([]byte(text)); !errors.Is(err, event.ErrJSON) {
 			t.Errorf("%.40s: %v", text, err)
 		}
@@ -178,6 +181,72 @@ func TestCanonicalIsThatOfMautrix(t *testing.T) {
 			t.Errorf("mautrix spells %s as %s (%v): doc.go says otherwise", text, theirs, err)
 		}
 	}
+}
+
+// reference is Parse by means of encoding/json.
+func reference(text []byte) (map[string]any, error) {
+	dec := json.NewDecoder(bytes.NewReader(text))
+	dec.UseNumber()
+	var tree any
+	if err := dec.Decode(&tree); err != nil {
+		return nil, err
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("something follows")
+	}
+	obj, ok := tree.(map[string]any)
+	if !ok {
+		return nil, errors.New("no object")
+	}
+	return obj, nil
+}
+
+// sameTree compares with numbers by their value.
+func sameTree(ours, theirs any) bool {
+	switch x := ours.(type) {
+	case map[string]any:
+		y, ok := theirs.(map[string]any)
+		return ok && maps.EqualFunc(x, y, sameTree)
+	case []any:
+		y, ok := theirs.([]any)
+		return ok && slices.EqualFunc(x, y, sameTree)
+	case int64, *big.Int:
+		n, ok := new(big.Int).SetString(string(theirs.(json.Number)), 10)
+		return ok && n.String() == fmt.Sprint(x)
+	case float64:
+		f, err := theirs.(json.Number).Float64()
+		return err == nil && f == x
+	}
+	return ours == theirs
+}
+
+// Parse takes what encoding/json takes and makes the same of it.
+func FuzzParseIsThatOfGo(f *testing.F) {
+	for _, x := range corpus(f) {
+		f.Add([]byte(x.Event))
+	}
+	for _, s := range []string{
+		`{"a":"\ud83d"}`, `{"a":"\ud83d\ud83d\ude00"}`, "{\"a\":\"\xff\\n\xc3\"}", `{"a":[1,-0,0.5e+1,01]}`, `{"a":"\u12g4"}`, ` { "a" : [ true , false , null ] } `, `{"a":1,}`, `{"":{}}x`,
+		"{\"a\":\"\x01\"}", `{"a":-}`, `{"a":1.}`, `{"a":"\'"}`, `{"a":tru}`, `{"a"`, `{"\`,
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		ours, exact, err := event.Parse(text)
+		theirs, ref := reference(text)
+		if errors.Is(err, event.ErrDeep) || err != nil && strings.Contains(err.Error(), "is too large") || err != nil && strings.Contains(err.Error(), "digits") && ref == nil {
+			return
+		}
+		if (err == nil) != (ref == nil) {
+			t.Fatalf("%q: %v, Go says %v", text, err, ref)
+		}
+		if err == nil && !sameTree(ours, theirs) {
+			t.Fatalf("%q: %v, Go says %v", text, ours, theirs)
+		}
+		if exact && !utf8.Valid(text) {
+			t.Fatalf("%q is exact", text)
+		}
+	})
 }
 
 // What Parse accepts has a canonical form that parses to itself.

@@ -1,11 +1,8 @@
 package event
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"math/big"
 	"strconv"
@@ -31,25 +28,21 @@ const maxExact = 1<<53 - 1
 // Of a key that occurs twice the last one wins, as in Python. Errors are [ErrJSON],
 // and [ErrDeep] as well.
 func Parse(text []byte) (ev map[string]any, exact bool, err error) {
-	dec := json.NewDecoder(bytes.NewReader(text))
-	dec.UseNumber()
-	var tree any
-	if err := dec.Decode(&tree); err != nil {
-		return nil, false, fmt.Errorf("parse event: %w: %w", ErrJSON, err)
+	p := parser{text: text, exact: true}
+	tree, err := p.value(1)
+	if err == nil {
+		if p.space(); p.at < len(text) {
+			err = p.fail("something follows it")
+		}
 	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, false, fmt.Errorf("parse event: %w: something follows it", ErrJSON)
+	if err != nil {
+		return nil, false, fmt.Errorf("parse event: %w: %w", ErrJSON, err)
 	}
 	obj, ok := tree.(map[string]any)
 	if !ok {
 		return nil, false, fmt.Errorf("parse event: %w", ErrJSON)
 	}
-	exact = !loneSurrogate(text)
-	v, err := numbers(obj, &exact, 1)
-	if err != nil {
-		return nil, false, fmt.Errorf("parse event: %w: %w", ErrJSON, err)
-	}
-	return v.(map[string]any), exact, nil
+	return obj, p.exact, nil
 }
 
 // Exact says whether CBOR and JSON carry the tree without loss: see [Parse].
@@ -75,38 +68,6 @@ func Exact(v any) bool {
 	return true
 }
 
-// numbers replaces json.Number in place.
-func numbers(v any, exact *bool, depth int) (any, error) {
-	if depth > MaxDepth {
-		return nil, ErrDeep
-	}
-	switch x := v.(type) {
-	case map[string]any:
-		for k, e := range x {
-			n, err := numbers(e, exact, depth+1)
-			if err != nil {
-				return nil, err
-			}
-			x[k] = n
-		}
-	case []any:
-		for i, e := range x {
-			n, err := numbers(e, exact, depth+1)
-			if err != nil {
-				return nil, err
-			}
-			x[i] = n
-		}
-	case json.Number:
-		n, err := number(string(x))
-		if i, ok := n.(int64); !ok || i < -maxExact || i > maxExact {
-			*exact = false
-		}
-		return n, err
-	}
-	return v, nil
-}
-
 // number: as Python reads it, a point or an exponent makes a float.
 func number(s string) (any, error) {
 	if strings.ContainsAny(s, ".eE") {
@@ -127,40 +88,4 @@ func number(s string) (any, error) {
 		return nil, fmt.Errorf("%.40q is no number", s)
 	}
 	return b, nil
-}
-
-// loneSurrogate looks for an escape of half a surrogate pair in valid JSON.
-func loneSurrogate(text []byte) bool {
-	for i := 0; i+5 < len(text); i++ {
-		if text[i] != '\\' {
-			continue
-		}
-		if text[i+1] != 'u' {
-			i++
-			continue
-		}
-		c := hex4(text[i+2:])
-		i += 5
-		switch {
-		case c >= 0xDC00 && c <= 0xDFFF:
-			return true
-		case c >= 0xD800 && c <= 0xDBFF:
-			if i+6 >= len(text) || text[i+1] != '\\' || text[i+2] != 'u' {
-				return true
-			}
-			if low := hex4(text[i+3:]); low < 0xDC00 || low > 0xDFFF {
-				return true
-			}
-			i += 6
-		}
-	}
-	return false
-}
-
-func hex4(b []byte) int {
-	n, err := strconv.ParseUint(string(b[:4]), 16, 16)
-	if err != nil {
-		return -1
-	}
-	return int(n)
 }

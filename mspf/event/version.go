@@ -44,7 +44,8 @@ func Versions() []Version {
 	return all
 }
 
-// Lookup gives the room version of that id; false when it is not known here.
+// Lookup gives the room version of that id; false when it is not known here. Who reads
+// many events keeps the result.
 func Lookup(id string) (Version, bool) {
 	all := Versions()
 	i := slices.IndexFunc(all, func(v Version) bool { return v.ID == id })
