@@ -3,6 +3,7 @@ package restore
 import (
 	"errors"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -107,6 +108,11 @@ func TestLossBeforeARollback(t *testing.T) {
 	l := newSource(t, homeserverDDL()...)
 	at := l.change(`INSERT INTO receipts_linearized VALUES ('a', 11)`)
 	l.change(`INSERT INTO events VALUES ('$1', 'm.room.message', '!near', '@u:here', false, 7), ('$2', 'm.room.message', '!far', '@x:there', false, 8)`)
+	oid := l.src.Query(t, `SELECT 'events'::regclass::oid::bigint, 'user_ips'::regclass::oid::bigint`)[0]
+	for i, name := range []string{"public.events", "public.user_ips"} {
+		table := must[uint64](t)(strconv.ParseUint(oid[i], 10, 32))
+		check(t, l.w.Note(t.Context(), history.Note{Kind: history.NoteIncomplete, Table: uint32(table), Name: name, Reason: "its columns changed", From: l.lsn}))
+	}
 	v := l.view()
 	point, err := must[Target](t)(ParseTarget("lsn:"+at.End.String(), at.Time.Time())).Resolve(t.Context(), v)
 	check(t, err)
@@ -116,6 +122,9 @@ func TestLossBeforeARollback(t *testing.T) {
 	check(t, err)
 	if loss.Server != "here" || loss.Totals.Messages != 2 || loss.Totals.Returns != 1 {
 		t.Errorf("loss: %+v of server %q", loss.Totals, loss.Server)
+	}
+	if len(loss.Holes) != 1 || !strings.Contains(loss.Holes[0], "public.events from lsn:") || !strings.Contains(loss.Holes[0], "its columns changed") {
+		t.Errorf("what the log does not know of: %q", loss.Holes)
 	}
 	if !strings.Contains(plan.String(), "rollback: ") {
 		t.Errorf("the plan does not say the mode:\n%s", plan)

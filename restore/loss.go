@@ -76,6 +76,24 @@ func (p *Plan) undone() []stretch {
 	return out
 }
 
+// holes tells what of the stretch the log does not know, of the tables that are wanted.
+func (w stretch) holes(wanted map[uint32]bool, tell func(string)) {
+	for _, i := range w.view.Incompletes {
+		if i.Table != 0 && !wanted[i.Table] || i.From > w.until || i.Until != 0 && i.Until <= w.after {
+			continue
+		}
+		until := "now"
+		if i.Until != 0 {
+			until = "lsn:" + i.Until.String()
+		}
+		name := i.Name
+		if i.Table == 0 {
+			name = "all tables"
+		}
+		tell(fmt.Sprintf("%s from lsn:%s to %s: %s", name, i.From, until, i.Reason))
+	}
+}
+
 // since reads the records after the point.
 func (p *Plan) since(ctx context.Context, server string, add func(int64)) (*synapse.Since, error) {
 	s := synapse.NewSince(server)
@@ -98,6 +116,7 @@ func (p *Plan) since(ctx context.Context, server string, add func(int64)) (*syna
 				add(int64(len(r.Old.Text) + len(r.New.Text)))
 				return s.Record(rel, r)
 			})
+		w.holes(wanted, s.Hole)
 		if err != nil {
 			return nil, fmt.Errorf("read what came after %s in %s: %w", w.after, w.view.ID, err)
 		}

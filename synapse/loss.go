@@ -20,6 +20,9 @@ type Loss struct {
 	// told apart.
 	MoreRooms int `json:"changes_in_more_rooms,omitempty"`
 	MoreUsers int `json:"changes_of_more_users,omitempty"`
+	// Holes are times of which the repository does not know all changes: more may have
+	// been undone than the report says.
+	Holes []string `json:"holes,omitempty"`
 	// Unread are records too large to be looked into.
 	Unread int `json:"unread,omitempty"`
 }
@@ -152,7 +155,7 @@ func (t Totals) Lost() int { return t.Sum() - t.Returns }
 
 // Empty reports that nothing was undone.
 func (l *Loss) Empty() bool {
-	return len(l.Rooms) == 0 && len(l.Users) == 0 && l.MoreRooms == 0 && l.MoreUsers == 0 && l.Unread == 0
+	return len(l.Rooms) == 0 && len(l.Users) == 0 && l.MoreRooms == 0 && l.MoreUsers == 0 && l.Unread == 0 && len(l.Holes) == 0
 }
 
 // Again gives the users whose deactivation or erasure was undone, ascending.

@@ -14,6 +14,9 @@ const maxTold = 50_000
 // maxGone bounds the ids of delayed events that are remembered.
 const maxGone = 10_000
 
+// maxHoles bounds the holes that a loss report names.
+const maxHoles = 100
+
 // Since gathers, from the records after a restore point, what a rollback has to
 // know of them: values of sequences, and the loss. Feed it every record of the
 // tables that [Since.Wants] names, in commit order.
@@ -92,6 +95,13 @@ func (s *Since) Held(rooms []string) {
 		if r := s.rooms[id]; r != nil {
 			r.Held = true
 		}
+	}
+}
+
+// Hole notes a time of which not all records exist.
+func (s *Since) Hole(what string) {
+	if len(s.loss.Holes) < maxHoles {
+		s.loss.Holes = append(s.loss.Holes, what)
 	}
 }
 

@@ -125,6 +125,13 @@ func (a *app) printLoss(l *synapse.Loss, done bool) {
 		}
 		a.fact("  user %s: %s", oneLine(u.User), list(userCounts(u)))
 	}
+	for i, h := range l.Holes {
+		if i == maxPrinted {
+			a.fact("  … and %s", count(int64(len(l.Holes)-i), "more hole", "more holes"))
+			break
+		}
+		a.fact("  NOT KNOWN, so more may be undone: %s", oneLine(h))
+	}
 	if l.Unread > 0 {
 		a.fact("  not looked into: %s too large for it.", count(int64(l.Unread), "row", "rows"))
 	}
