@@ -274,7 +274,8 @@ func (s *Server) Errors() []string {
 		}
 	}
 	return slices.DeleteFunc(all, func(e string) bool {
-		return strings.Contains(e, lastWord) && strings.HasSuffix(strings.TrimSpace(e), lostConnection)
+		return strings.Contains(e, lastWord) && strings.HasSuffix(strings.TrimSpace(e), lostConnection) ||
+			s.options.Workers && strings.HasSuffix(strings.TrimSpace(e), lostLock)
 	})
 }
 
@@ -288,6 +289,11 @@ const (
 	lastWord       = "Background process 'send-cmd' threw an exception"
 	lostConnection = "txredisapi.ConnectionError: Lost connection"
 )
+
+// lostLock: a request that was cancelled while it got its lock leaves it to the
+// garbage collector, which releases it and says so (storage/databases/main/lock.py,
+// Lock.__del__). Seen with several processes on a machine with too much to do.
+const lostLock = "dropped without being released"
 
 // entry gives the level of a line that begins an entry of the log.
 func entry(line string) (level string, ok bool) {
