@@ -34,7 +34,8 @@ const (
 
 // Probe tries the musts of a [Backend] which a server can claim and not keep: that of
 // many creators of one key, racing on connections of their own, exactly one wins; that
-// nothing is overwritten; that what was stored is read, described and listed at once.
+// nothing is overwritten; that what was stored is read, described and listed at once;
+// and, where downloads go on after a break, that a range is the one asked for.
 //
 // It creates a handful of small objects under keys that were never used, and removes
 // them when b is a [Remover] that may. The error is that of a backend which could not be
@@ -42,7 +43,7 @@ const (
 func Probe(ctx context.Context, b Backend) ([]Check, error) {
 	p := &probe{b: b, at: ProbePrefix + strings.ToLower(rand.Text()) + "/"}
 	defer p.tidy(ctx)
-	for _, step := range []func(context.Context) error{p.race, p.overwrite, p.read, p.list} {
+	for _, step := range []func(context.Context) error{p.race, p.overwrite, p.read, p.ranges, p.list} {
 		err := step(ctx)
 		if errors.Is(err, ErrUnsafe) { // it says so itself
 			p.is("create if absent", false, "%v", err)
@@ -76,6 +77,7 @@ type probe struct {
 	checks []Check
 	keys   []string // created
 	first  []byte   // what the first key must hold
+	last   []byte   // what the last key must hold
 }
 
 // is reports a check; the failure counts when it is not to hold.
@@ -166,7 +168,7 @@ func (p *probe) read(ctx context.Context) error {
 	missing := 0
 	for i := range 4 {
 		key, data := fmt.Sprintf("%sread-%d", p.at, i), bytes.Repeat([]byte{byte('A' + i)}, probeBytes+i)
-		p.keys = append(p.keys, key)
+		p.keys, p.last = append(p.keys, key), data
 		// Asked before: a server may remember that there was nothing.
 		if _, err := p.b.Get(ctx, key); !errors.Is(err, ErrNotFound) {
 			return fmt.Errorf("get what was never there: %w", cmpErr(err))
@@ -187,6 +189,27 @@ func (p *probe) read(ctx context.Context) error {
 		}
 	}
 	p.is("read after write", missing == 0, "%d of 4 objects were not there, or not whole, right after they were stored", missing)
+	return nil
+}
+
+// ranger is a backend that goes on with a download which was cut off.
+type ranger interface {
+	// GetFrom returns the object without its first bytes.
+	GetFrom(ctx context.Context, key string, from int64) ([]byte, error)
+}
+
+// ranges reads the second half of an object, of backends that do such things.
+func (p *probe) ranges(ctx context.Context) error {
+	b, ok := p.b.(ranger)
+	if !ok {
+		return nil
+	}
+	const from = probeBytes / 2
+	got, err := b.GetFrom(ctx, p.keys[len(p.keys)-1], from)
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	p.is("range", bytes.Equal(got, p.last[from:]), "%d bytes came of the last %d of an object, or others", len(got), len(p.last)-from)
 	return nil
 }
 

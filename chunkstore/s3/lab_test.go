@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -118,7 +119,25 @@ func TestProbe(t *testing.T) {
 		if err != nil || chunkstore.Unsafe(checks) != nil {
 			t.Errorf("probe: %v, %v", checks, err)
 		}
+		if !slices.ContainsFunc(checks, func(c chunkstore.Check) bool { return c.Name == "range" }) {
+			t.Errorf("probe: %v, want ranges to be tried", checks)
+		}
 	})
+}
+
+// A server whose ranges are other bytes.
+func TestProbeCatchesWrongRanges(t *testing.T) {
+	p := proxy(t, shared.server(t, s3server.GoFakeS3))
+	p.Plan(func(r *http.Request) s3server.Do {
+		if r.Header.Get("Range") != "" {
+			r.Header.Set("Range", "bytes=1-")
+		}
+		return s3server.Do{}
+	})
+	checks, err := chunkstore.Probe(t.Context(), at(t, p.Addr, nil))
+	if err == nil && chunkstore.Unsafe(checks) == nil {
+		t.Errorf("probe: %v, want a complaint", checks)
+	}
 }
 
 // A server that does not look at If-None-Match: what stands between takes it away.

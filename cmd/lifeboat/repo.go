@@ -17,8 +17,8 @@ import (
 const probeHelp = `Try whether the store keeps what the log is built on.
 
 Eight writers race for one new object, four times: exactly one must win. Then
-nothing may be overwritten, and what was stored must be read, described and listed
-at once. It stores a dozen small objects under probe/, and removes them where it may.
+nothing may be overwritten, and what was stored must be read (ranges too), described
+and listed at once. It stores a dozen small objects under probe/, and removes them where it may.
 init does the same, and lifeboat run once a week. Ends with 4 when a check fails.`
 
 func repoCommand(a *app) *cobra.Command {
