@@ -311,36 +311,47 @@ func (u *unit) visit(ctx context.Context, index uint64, t *record.Transaction, v
 // newest sample of all.
 func (v *View) SequencesAt(ctx context.Context, at record.LSN) (after, newest map[uint32]record.Sequence, err error) {
 	after, newest = map[uint32]record.Sequence{}, map[uint32]record.Sequence{}
-	take := func(list []record.Sequence) {
+	err = v.Samples(ctx, func(q record.Sequence) {
+		if o, ok := newest[q.OID]; !ok || q.At >= o.At {
+			newest[q.OID] = q
+		}
+		if o, ok := after[q.OID]; q.At >= at && (!ok || q.At < o.At) {
+			after[q.OID] = q
+		}
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return after, newest, nil
+}
+
+// Samples gives every sample of a sequence that the log holds, in no order.
+func (v *View) Samples(ctx context.Context, f func(record.Sequence)) error {
+	each := func(list []record.Sequence) {
 		for _, q := range list {
-			if o, ok := newest[q.OID]; !ok || q.At >= o.At {
-				newest[q.OID] = q
-			}
-			if o, ok := after[q.OID]; q.At >= at && (!ok || q.At < o.At) {
-				after[q.OID] = q
-			}
+			f(q)
 		}
 	}
 	for _, s := range v.Schemas {
 		b, err := v.Schema(ctx, s)
 		if err != nil {
-			return nil, nil, err
+			return err
 		}
-		take(b.Sequences)
+		each(b.Sequences)
 	}
 	for _, h := range v.Histories {
 		b, err := v.history(ctx, h)
 		if err != nil {
-			return nil, nil, err
+			return err
 		}
-		take(b.Sequences)
+		each(b.Sequences)
 	}
 	for _, s := range v.Segments {
 		b, err := v.Segment(ctx, s)
 		if err != nil {
-			return nil, nil, err
+			return err
 		}
-		take(b.Sequences)
+		each(b.Sequences)
 	}
-	return after, newest, nil
+	return nil
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -116,18 +115,20 @@ func (r *run) aftercare(ctx context.Context) ([]synapse.Step, error) {
 	}
 	r.report.Loss = since.Loss()
 	restored.DelayedGone = since.DelayedGone()
-	if restored.Newest, err = r.plan.handedOut(ctx); err != nil {
+	if restored.Newest, err = r.plan.handedOut(ctx, restored.Descends); err != nil {
 		return nil, err
 	}
 	for name, v := range since.Newest() {
-		restored.Newest[name] = max(restored.Newest[name], v)
+		if have, ok := restored.Newest[name]; !ok || v > have {
+			restored.Newest[name] = v
+		}
 	}
 	return synapse.Aftercare(r.plan.Mode, restored), nil
 }
 
 // restored reads the target's catalog.
 func (r *run) restored(ctx context.Context) (out synapse.Restored, err error) {
-	out.Columns, out.ReferencedBy = map[string][]string{}, map[string][]string{}
+	out.Columns, out.ReferencedBy, out.Descends = map[string][]string{}, map[string][]string{}, map[string]bool{}
 	rows, err := query(ctx, r.conn, `SELECT c.relkind, c.relname, a.attname FROM pg_catalog.pg_class c
 LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 WHERE c.relnamespace = 'public'::pg_catalog.regnamespace AND c.relkind IN ('r', 'p', 'S') ORDER BY c.relname, a.attnum`)
@@ -141,6 +142,14 @@ WHERE c.relnamespace = 'public'::pg_catalog.regnamespace AND c.relkind IN ('r', 
 			out.Sequences = append(out.Sequences, row[1])
 		}
 	}
+	rows, err = query(ctx, r.conn, `SELECT c.relname FROM pg_catalog.pg_sequence s JOIN pg_catalog.pg_class c ON c.oid = s.seqrelid
+WHERE s.seqincrement < 0 AND c.relnamespace = 'public'::pg_catalog.regnamespace`)
+	if err != nil {
+		return out, err
+	}
+	for _, row := range rows {
+		out.Descends[row[0]] = true
+	}
 	rows, err = query(ctx, r.conn, `SELECT DISTINCT f.relname, CASE WHEN n.nspname = 'public' THEN c.relname ELSE n.nspname || '.' || c.relname END
 FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_class f ON f.oid = k.confrelid JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE k.contype = 'f' AND f.relnamespace = 'public'::pg_catalog.regnamespace`)
@@ -150,22 +159,21 @@ JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE k.contype = 'f' A
 	return out, err
 }
 
-// handedOut gives, by name, the greatest value that any sample of a sequence of
-// schema public has, in this lineage and in its family, at any time.
-func (p *Plan) handedOut(ctx context.Context) (map[string]int64, error) {
+// handedOut gives, by name, the farthest value in a sequence's direction that any
+// sample of it has, in this lineage and in its family, at any time: one may have been
+// set back since. Sequences are those of schema public.
+func (p *Plan) handedOut(ctx context.Context, descends map[string]bool) (map[string]int64, error) {
 	out := map[string]int64{}
 	family := slices.DeleteFunc(slices.Clone(p.options.Family), func(v *history.View) bool { return v.ID == p.view.ID })
 	for _, v := range append(family, p.view) {
-		after, newest, err := v.SequencesAt(ctx, p.Point.LSN)
+		err := v.Samples(ctx, func(s record.Sequence) {
+			have, ok := out[s.Name]
+			if s.Schema == "public" && (!ok || s.Last > have != descends[s.Name]) {
+				out[s.Name] = s.Last
+			}
+		})
 		if err != nil {
 			return nil, fmt.Errorf("read the sequences of %s: %w", v.ID, err)
-		}
-		for _, samples := range []map[uint32]record.Sequence{after, newest} {
-			for s := range maps.Values(samples) {
-				if s.Schema == "public" {
-					out[s.Name] = max(out[s.Name], s.Last)
-				}
-			}
 		}
 	}
 	return out, nil

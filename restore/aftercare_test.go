@@ -103,6 +103,27 @@ func TestRollbackOfASynapse(t *testing.T) {
 	}
 }
 
+// What only a sample in the midst of the log, or only a line that stands outside of its
+// record, says of a sequence counts too.
+func TestY3_RollbackPassesWhatWasSetBackAndWhatIsLong(t *testing.T) {
+	l := newSource(t, append(homeserverDDL(), `CREATE SEQUENCE user_id_seq`, `CREATE SEQUENCE device_inbox_sequence`, `CREATE SEQUENCE down INCREMENT -1`,
+		`CREATE TABLE device_inbox (id int PRIMARY KEY, user_id text, device_id text, message_json text, stream_id bigint)`)...)
+	at := l.change(`INSERT INTO receipts_linearized VALUES ('a', 11)`)
+	l.change(`INSERT INTO device_inbox SELECT 1, '@u:here', 'A', string_agg(md5(i::text), ''), 6000 FROM generate_series(1, 40000) i`)
+	l.change(`DELETE FROM device_inbox`, `SELECT setval('user_id_seq', 7000), setval('down', -7000)`)
+	l.change(`SELECT setval('user_id_seq', 5), setval('down', -5)`)
+	d, report, err := l.restore("lsn:"+at.End.String(), Options{})
+	check(t, err)
+	for name, want := range map[string]string{"user_id_seq": "10007000", "device_inbox_sequence": "10006000", "down": "-10007000"} {
+		if got := d.Query(t, `SELECT last_value FROM `+name)[0][0]; got != want {
+			t.Errorf("%s is at %s, want %s", name, got, want)
+		}
+	}
+	if n := report.Loss.Unread; n != 2 {
+		t.Errorf("%d rows with a value too large, want 2", n)
+	}
+}
+
 // A dry run tells the loss without a target.
 func TestLossBeforeARollback(t *testing.T) {
 	l := newSource(t, homeserverDDL()...)

@@ -114,7 +114,7 @@ func (p *Plan) since(ctx context.Context, server string, add func(int64)) (*syna
 		err := w.view.Records(ctx, w.after, w.until, func(oid uint32) bool { return wanted[oid] },
 			func(_ *record.Transaction, rel *record.Relation, r *record.Record) error {
 				add(int64(len(r.Old.Text) + len(r.New.Text)))
-				return s.Record(rel, r)
+				return s.Record(rel, r, func(e record.Extent) ([]byte, error) { return w.view.Bytes(ctx, []record.Extent{e}) })
 			})
 		w.holes(wanted, s.Hole)
 		if err != nil {

@@ -60,8 +60,11 @@ type Restored struct {
 	Sequences []string
 	// ReferencedBy are, for a table, the tables with a foreign key to it.
 	ReferencedBy map[string][]string
+	// Descends are those that count down (none of Synapse's own does).
+	Descends map[string]bool
 	// Newest is, by sequence, the greatest value that the repository has seen of it at
-	// any time: in samples, and in rows after the point (see [Since]).
+	// any time, the least of one that counts down: in samples, and in rows after the
+	// point (see [Since]).
 	Newest map[string]int64
 	// DelayedGone are the ids of delayed events that left their table after the point:
 	// sent, or cancelled.
@@ -155,7 +158,15 @@ func (r *Restored) sequences() Step {
 // sequence is the statement for one sequence.
 func (r *Restored) sequence(s Sequence) string {
 	table := quote(s.Name)
-	known := []string{"last_value", fmt.Sprint(r.Newest[s.Name])}
+	known := []string{"last_value"}
+	if v, ok := r.Newest[s.Name]; ok {
+		known = append(known, fmt.Sprintf("'%d'::bigint", v))
+	}
+	if r.Descends[s.Name] {
+		return fmt.Sprintf(`SELECT %[1]s, s.last_value, pg_catalog.setval(%[2]s, k.known - LEAST(%[3]d, trunc((k.known::numeric - q.seqmin) / %[4]d))::bigint, true)
+FROM public.%[5]s s, (SELECT seqmin FROM pg_catalog.pg_sequence WHERE seqrelid = %[2]s::pg_catalog.regclass) q, LATERAL (SELECT GREATEST(q.seqmin, LEAST(%[6]s)) AS known) k;
+`, text(s.Name), text("public."+table), margin, marginShare, table, strings.Join(known, ", "))
+	}
 	for _, f := range s.Feeds {
 		if !r.has(f.Table, f.Column) {
 			continue
@@ -174,7 +185,7 @@ func (r *Restored) sequence(s Sequence) string {
 	if s.Int4 {
 		step, most = marginInt4, "LEAST(q.max_value, 2147483647)"
 	}
-	return fmt.Sprintf(`SELECT %[1]s, s.last_value, pg_catalog.setval(%[2]s, k.known + LEAST(%[3]d, GREATEST(0, %[4]s - k.known) / %[5]d), true)
+	return fmt.Sprintf(`SELECT %[1]s, s.last_value, pg_catalog.setval(%[2]s, k.known + LEAST(%[3]d, trunc(GREATEST(0, %[4]s - k.known::numeric) / %[5]d))::bigint, true)
 FROM public.%[6]s s, (SELECT seqmax AS max_value FROM pg_catalog.pg_sequence WHERE seqrelid = %[2]s::pg_catalog.regclass) q, LATERAL (SELECT GREATEST(%[7]s)::bigint AS known) k;
 `, text(s.Name), text("public."+table), step, most, marginShare, table, strings.Join(known, ", "))
 }

@@ -26,8 +26,10 @@ func TestY3_SequencesPassEveryValueSeen(t *testing.T) {
 		names = append(names, name)
 	}
 	db.Exec(t, "SELECT setval('state_group_id_seq', 77)", "SELECT setval('full', 9223372036854775807)")
+	db.Exec(t, "CREATE SEQUENCE down INCREMENT -1", "CREATE SEQUENCE low INCREMENT -2 MINVALUE -1000 MAXVALUE 1000 START 900", "CREATE SEQUENCE negative MINVALUE -100 START -100")
+	names = append(names, "down", "low", "negative")
 	r := Restored{
-		Sequences: names, Newest: map[string]int64{"events_stream_seq": 40, "user_id_seq": 1234, "sticky_events_sequence": math.MaxInt32 - 1000},
+		Sequences: names, Descends: map[string]bool{"down": true, "low": true}, Newest: map[string]int64{"down": -500, "events_stream_seq": 40, "user_id_seq": 1234, "sticky_events_sequence": math.MaxInt32 - 1000},
 		Columns: map[string][]string{
 			"events": {"event_id", "stream_ordering"}, "receipts_linearized": {"stream_id"}, "thread_subscriptions": {"stream_id"},
 			"stream_positions": {"stream_name", "instance_name", "stream_id"},
@@ -44,6 +46,7 @@ func TestY3_SequencesPassEveryValueSeen(t *testing.T) {
 		"state_group_id_seq": 77 + margin, "thread_subscriptions_sequence": 1 + marginInt4,
 		"sticky_events_sequence": math.MaxInt32 - 1000 + 10, // never beyond four bytes, nor all that is left
 		"full":                   math.MaxInt64,
+		"down":                   -500 - margin, "low": 900 - 1900/marginShare, "negative": -100 + margin,
 	} {
 		row := db.Query(t, "SELECT last_value, is_called FROM "+quote(name))[0]
 		if row[0] != strconv.FormatInt(want, 10) || row[1] != "t" {

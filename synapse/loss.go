@@ -23,7 +23,7 @@ type Loss struct {
 	// Holes are times of which the repository does not know all changes: more may have
 	// been undone than the report says.
 	Holes []string `json:"holes,omitempty"`
-	// Unread are records too large to be looked into.
+	// Unread are records with a field so large that it was not looked into.
 	Unread int `json:"unread,omitempty"`
 }
 

@@ -128,8 +128,8 @@ func (s *Since) Loss() *Loss {
 	return &l
 }
 
-// Record takes one record.
-func (s *Since) Record(rel *record.Relation, r *record.Record) error {
+// Record takes one record; read is for the lines that stand outside of it.
+func (s *Since) Record(rel *record.Relation, r *record.Record, read ReadExtent) error {
 	if rel.Schema != "public" || r.Op == record.Truncate {
 		return nil
 	}
@@ -139,24 +139,21 @@ func (s *Since) Record(rel *record.Relation, r *record.Record) error {
 		s.shapes[rel.OID] = sh
 	}
 	sh.rel = rel // the next entry's relation is another pointer to the same
-	c := change{op: r.Op, shape: sh}
+	c, long := change{op: r.Op, shape: sh}, false
 	for _, side := range []struct {
 		line record.Line
 		to   *row
 	}{{r.Old, &c.old}, {r.New, &c.new}} {
-		if len(side.line.Extents) > 0 {
-			s.loss.Unread++
-			return nil
-		}
-		if side.line.Text == nil {
+		if side.line.Absent() {
 			continue
 		}
-		*side.to = row{shape: sh, fields: make([][]byte, 0, len(rel.Columns))}
-		err := record.Fields(side.line.Text, len(rel.Columns), func(_ int, f []byte) { side.to.fields = append(side.to.fields, f) })
+		f, cut, err := fields(side.line, len(rel.Columns), read)
 		if err != nil {
 			return fmt.Errorf("read a row of %s: %w", rel, err)
 		}
+		*side.to, long = row{shape: sh, fields: f}, long || cut
 	}
+	s.loss.Unread += one(long && sh.do != nil)
 	s.values(c)
 	if sh.do != nil {
 		sh.do(s, c)

@@ -1,6 +1,7 @@
 package synapse
 
 import (
+	"errors"
 	"strconv"
 	"strings"
 	"testing"
@@ -38,7 +39,7 @@ func script(t *testing.T, server string, lines ...string) *Since {
 		if op != record.Delete {
 			r.New.Text = []byte(strings.Join(after, "\t"))
 		}
-		if err := s.Record(rel, r); err != nil {
+		if err := s.Record(rel, r, nil); err != nil {
 			t.Fatalf("%s: %v", line, err)
 		}
 	}
@@ -161,5 +162,37 @@ func TestLossIsBounded(t *testing.T) {
 	s.room("!one more").Messages++
 	if l := s.Loss(); l.MoreRooms != 1 {
 		t.Errorf("%d changes in more rooms, want 1", l.MoreRooms)
+	}
+}
+
+// The values in a line that stands outside of its record count like any other, wherever
+// the pieces are cut, and its long field is not kept.
+func TestY3_LongLinesHoldValuesToo(t *testing.T) {
+	rel := &record.Relation{OID: 1, Schema: "public", Name: "account_data", Columns: []record.Column{{Name: "user_id"}, {Name: "content"}, {Name: "stream_id"}}}
+	line := func(id string) []byte { return []byte("@u:here\t" + strings.Repeat("x", 3*maxField) + "\t" + id) }
+	for _, step := range []int{7, 64, maxField, maxField + 9, 1 << 20} {
+		s := NewSince("here")
+		pieces := map[uint64][]byte{}
+		cut := func(b []byte) (l record.Line) {
+			for len(b) > 0 {
+				n := min(step, len(b))
+				e := record.Extent{Offset: uint64(len(pieces)), Length: uint64(n)}
+				pieces[e.Offset], b = b[:n], b[n:]
+				l.Extents = append(l.Extents, e)
+			}
+			return l
+		}
+		r := &record.Record{Op: record.Update, Old: cut(line("41")), New: cut(line("70000"))}
+		if err := s.Record(rel, r, func(e record.Extent) ([]byte, error) { return pieces[e.Offset], nil }); err != nil {
+			t.Fatal(err)
+		}
+		l := s.Loss()
+		if v := s.Newest()["account_data_sequence"]; v != 70000 || user(l, "@u:here").AccountData != 1 || l.Unread != 1 {
+			t.Errorf("in pieces of %d: seen %d, %+v", step, v, l)
+		}
+		r = &record.Record{Op: record.Insert, New: cut([]byte("@u:here\tx"))}
+		if err := s.Record(rel, r, func(e record.Extent) ([]byte, error) { return pieces[e.Offset], nil }); !errors.Is(err, record.ErrCorrupt) {
+			t.Errorf("a line with too few fields: %v", err)
+		}
 	}
 }

@@ -133,7 +133,7 @@ func (a *app) printLoss(l *synapse.Loss, done bool) {
 		a.fact("  NOT KNOWN, so more may be undone: %s", oneLine(h))
 	}
 	if l.Unread > 0 {
-		a.fact("  not looked into: %s too large for it.", count(int64(l.Unread), "row", "rows"))
+		a.fact("  not wholly looked into: %s with a value too large for it.", count(int64(l.Unread), "row", "rows"))
 	}
 	a.say("--json and --report FILE have all of it.")
 }
