@@ -23,7 +23,7 @@ func TestHostileNamesArePrinted(t *testing.T) {
 			t.Errorf("the control character %q is printed", r)
 		}
 	}
-	for _, want := range []string{`  m.x\x1b[2J\u009b\nNOTE all is well`, "  room !r", "  not looked into: 2 rows"} {
+	for _, want := range []string{`  m.x\x1b[2J\u009b\nNOTE all is well`, "  room !r", "  not wholly looked into: 2 rows"} {
 		if !bytes.Contains(out.Bytes(), []byte(want)) {
 			t.Errorf("%q is not in\n%s", want, out.String())
 		}
