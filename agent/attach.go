@@ -176,7 +176,7 @@ func attachLog(ctx context.Context, repo *history.Repository, s *history.Secrets
 	host, _ := os.Hostname()
 	opening := history.Opening{
 		Timeline: id.Timeline, Slot: o.Source.Slot, ServerVersion: id.Version,
-		XMax: pos.Snapshot.XMax, Durable: begins, Host: host,
+		XMax: pos.Horizon, Durable: begins, Host: host,
 	}
 	traced, err := readTrace(ctx, src, repo, s, o.Log)
 	if err != nil {

@@ -23,7 +23,7 @@ const pollIdle = 15 * time.Second
 // from this one.
 type pollMark struct {
 	before record.LSN
-	xmax   record.XID
+	open   record.XID // the look's horizon
 }
 
 // poller follows the catalog: what changed is never guessed through (protocol §4).
@@ -203,13 +203,13 @@ func (p *poller) certain(cat *cdc.Catalog) {
 	c := a.capture
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for len(p.marks) > 0 && p.marks[0].xmax <= cat.Snapshot.XMin {
+	for len(p.marks) > 0 && p.marks[0].open <= cat.Snapshot.XMin {
 		if p.fingerprint == p.schema {
 			c.certain = max(c.certain, p.marks[0].before)
 		}
 		p.marks = p.marks[1:]
 	}
-	p.marks = append(p.marks, pollMark{before: cat.Before, xmax: cat.Snapshot.XMax})
+	p.marks = append(p.marks, pollMark{before: cat.Before, open: cat.Horizon})
 }
 
 // compare holds one table against what is known of it; false when it cannot be

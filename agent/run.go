@@ -321,7 +321,7 @@ func (a *agent) open(ctx context.Context, log *history.Log, keys history.EpochKe
 	a.stream.SetNear(pos.Snapshot.XMax)
 	host, _ := os.Hostname()
 	a.opening.Timeline, a.opening.Slot, a.opening.ServerVersion = a.identity.Timeline, a.o.Source.Slot, a.identity.Version
-	a.opening.XMax, a.opening.Host = pos.Snapshot.XMax, host
+	a.opening.XMax, a.opening.Host = pos.Horizon, host
 	var known recovered
 	if view == nil {
 		a.opening.Durable = begins

@@ -16,7 +16,9 @@ type Catalog struct {
 	// see ends above Before.
 	Before   record.LSN
 	Snapshot record.Snapshot
-	After    record.LSN
+	// Horizon is that of [Positions].
+	Horizon record.XID
+	After   record.LSN
 	// Tables are all that hold rows, in order of schema and name; those that cannot
 	// be captured say why.
 	Tables []Table
@@ -138,11 +140,14 @@ func (s *Source) Catalog(ctx context.Context) (*Catalog, error) {
 // catalogUnder reads all but Before and After in c's transaction.
 func (s *Source) catalogUnder(ctx context.Context, c *session) (*Catalog, error) {
 	cat := &Catalog{}
-	r, err := c.one(ctx, "SELECT pg_catalog.pg_current_snapshot()::text")
+	r, err := c.one(ctx, "SELECT pg_catalog.pg_current_snapshot()::text, "+lockedIDs)
 	if err != nil {
 		return nil, err
 	}
 	cat.Snapshot = r.snapshot()
+	if cat.Horizon, err = horizon(cat.Snapshot.XMax, r.text()); err != nil {
+		return nil, err
+	}
 	if r.err != nil {
 		return nil, r.err
 	}

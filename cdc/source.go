@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -217,7 +219,32 @@ type Positions struct {
 	Insert, Flush record.LSN
 	// Snapshot was taken before Insert was read.
 	Snapshot record.Snapshot
-	Time     record.Time
+	// Horizon is above every transaction that had an id when Snapshot was taken and
+	// may still be open: a snapshot whose xmin is at or above it sees them all, or they
+	// were rolled back.
+	Horizon record.XID
+	Time    record.Time
+}
+
+// lockedIDs lists the ids of open transactions: each holds a lock of its own id
+// until others see it, also while its commit waits for a standby.
+const lockedIDs = `(SELECT coalesce(pg_catalog.string_agg(l.transactionid::text, ' '), '') FROM pg_catalog.pg_locks l
+	WHERE l.locktype = 'transactionid' AND l.granted)`
+
+// horizon is above the snapshot's xmax and above every open transaction. xmax is one
+// above the newest that has ended (GetSnapshotData, src/backend/storage/ipc/procarray.c):
+// while nobody ends, an open transaction is at xmax or above it. One that took its
+// id before and ended between snapshot and locks is seen by every later snapshot.
+func horizon(xmax record.XID, locked string) (record.XID, error) {
+	h := xmax
+	for f := range strings.FieldsSeq(locked) {
+		low, err := strconv.ParseUint(f, 10, 32)
+		if err != nil {
+			return 0, fmt.Errorf("read the id of a transaction: %w", err)
+		}
+		h = max(h, record.Widen(uint32(low), xmax)+1)
+	}
+	return h, nil
 }
 
 // Now reads the server's positions.
@@ -226,11 +253,14 @@ func (s *Source) Now(ctx context.Context) (Positions, error) {
 	err := s.ask(ctx, func(ctx context.Context, c *session) error {
 		r, err := c.one(ctx, `SELECT pg_catalog.pg_current_snapshot()::text, pg_catalog.pg_current_wal_insert_lsn(),
 			pg_catalog.pg_current_wal_flush_lsn(),
-			(extract(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::int8 - 946684800000000`)
+			(extract(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::int8 - 946684800000000, `+lockedIDs)
 		if err != nil {
 			return err
 		}
 		p.Snapshot, p.Insert, p.Flush, p.Time = r.snapshot(), r.lsn(), r.lsn(), record.Time(r.int64())
+		if p.Horizon, err = horizon(p.Snapshot.XMax, r.text()); err != nil {
+			return err
+		}
 		return r.err
 	})
 	if err != nil {

@@ -15,7 +15,8 @@ type Opening struct {
 	Timeline      uint32
 	Slot          string
 	ServerVersion int
-	// XMax of pg_current_snapshot(), before which no copy counts (protocol §4).
+	// XMax is above every transaction that was open then; no copy counts whose
+	// snapshot's xmin is below it (docs/decisions/0022-horizon.md).
 	XMax record.XID
 	// Durable is the LSN from which the stream is whole: of a new lineage the slot's
 	// consistent point, otherwise the view's Durable (a smaller one is raised to it).
