@@ -50,12 +50,15 @@ func chooseMode(schema *history.Schema, p Point, o Options) (synapse.Mode, error
 
 // aliveElsewhere refuses to move a branch when the server went on as another one: what
 // that one handed out would be handed out again.
-func aliveElsewhere(v *history.View, family []*history.View) error {
+func aliveElsewhere(v *history.View, family []*history.View, damaged []Damaged) error {
 	for _, o := range family {
 		if o.ID != v.ID && o.DurableTime > v.DurableTime {
 			return fmt.Errorf("mode move: %w: the database went on as the branch %s (until %s); --lineage %s --at latest moves that one, --mode rollback goes back",
 				ErrNotNewest, o.ID, o.DurableTime, o.ID)
 		}
+	}
+	if len(damaged) > 0 {
+		return fmt.Errorf("mode move: whether the database went on as another branch is not known: %s: %w; --mode rollback goes on", damaged[0].ID, damaged[0].Err)
 	}
 	return nil
 }

@@ -23,38 +23,52 @@ type Branches struct {
 	// All are Host, its ancestors nearest first, and then whoever else descends from
 	// one of these; without a Host every log of the repository.
 	All []*history.View
+	// Damaged are those that cannot be read, of the whole repository: whether they belong
+	// to the others is not known.
+	Damaged []Damaged
+
+	asked history.LineageID // the host's, zero: none
 }
 
 // ReadBranches reads the logs of a repository. host is the lineage that this host
 // follows; the zero id when it follows none.
 func ReadBranches(ctx context.Context, repo *history.Repository, s *history.Secrets, host history.LineageID) (*Branches, error) {
-	all, err := AllBranches(ctx, repo, s)
+	all, damaged, err := AllBranches(ctx, repo, s)
 	if err != nil {
 		return nil, err
 	}
+	b := &Branches{All: all, Damaged: damaged, asked: host}
 	if i := byID(all, host); i >= 0 {
-		return &Branches{Host: all[i], All: relatives(all, all[i])}, nil
+		b.Host = all[i]
+	} else if leaves := Leaves(all); len(leaves) == 1 && len(damaged) == 0 { // else the damaged one may be meant
+		b.Host = leaves[0]
 	}
-	if leaves := Leaves(all); len(leaves) == 1 {
-		return &Branches{Host: leaves[0], All: relatives(all, leaves[0])}, nil
+	if b.Host != nil {
+		b.All = relatives(all, b.Host)
 	}
-	return &Branches{All: all}, nil
+	return b, nil
 }
 
-// AllBranches reads every log of a repository, each branch after the one that it left.
-func AllBranches(ctx context.Context, repo *history.Repository, s *history.Secrets) ([]*history.View, error) {
+// AllBranches reads every log of a repository, each branch after the one that it left;
+// those that cannot be read are given apart.
+func AllBranches(ctx context.Context, repo *history.Repository, s *history.Secrets) ([]*history.View, []Damaged, error) {
 	ids, err := repo.Lineages(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("list logs: %w", err)
+		return nil, nil, fmt.Errorf("list logs: %w", err)
 	}
+	var damaged []Damaged
 	all := make([]*history.View, 0, len(ids))
 	for _, id := range ids {
 		v, err := repo.Log(s, id, nil).Load(ctx)
 		if errors.Is(err, history.ErrNoLineage) {
 			continue
 		}
+		if isDamage(err) {
+			damaged = append(damaged, Damaged{id, err})
+			continue
+		}
 		if err != nil {
-			return nil, fmt.Errorf("read log %s: %w", id, err)
+			return nil, nil, fmt.Errorf("read log %s: %w", id, err)
 		}
 		all = append(all, v)
 	}
@@ -73,7 +87,7 @@ func AllBranches(ctx context.Context, repo *history.Repository, s *history.Secre
 			add(line[len(line)-1])
 		}
 	}
-	return out, nil
+	return out, damaged, nil
 }
 
 // Leaves gives the views from which no other descends.
@@ -129,6 +143,9 @@ func relatives(all []*history.View, host *history.View) []*history.View {
 // nearest ancestor that was followed then.
 func (b *Branches) Resolve(ctx context.Context, t Target) (*history.View, Point, error) {
 	if len(b.All) == 0 {
+		if err := b.broken(); err != nil {
+			return nil, Point{}, err
+		}
 		return nil, Point{}, fmt.Errorf("resolve %s: %w: nothing was backed up yet", t, history.ErrNoLineage)
 	}
 	if t.Kind == Latest || t.Kind == ByTime {
@@ -155,6 +172,8 @@ func (b *Branches) Resolve(ctx context.Context, t Target) (*history.View, Point,
 		return found[0], point, nil
 	case len(found) > 1:
 		return nil, point, ambiguous(t, found)
+	case len(b.Damaged) > 0:
+		return nil, point, fmt.Errorf("%w; %w", first, b.Damaged[0].Err)
 	case len(b.All) == 1:
 		return nil, point, first
 	}
@@ -164,6 +183,9 @@ func (b *Branches) Resolve(ctx context.Context, t Target) (*history.View, Point,
 // Line gives the host's branch and those that it left, the nearest first;
 // [ErrAmbiguous] when nothing says which branch is the host's.
 func (b *Branches) Line() ([]*history.View, error) {
+	if err := b.broken(); err != nil {
+		return nil, err
+	}
 	if b.Host == nil {
 		return nil, fmt.Errorf("%w: say which one is meant: %s", ErrAmbiguous, choices(Leaves(b.All)))
 	}
@@ -172,6 +194,9 @@ func (b *Branches) Line() ([]*history.View, error) {
 
 // resolveAlong is Resolve for what every branch could answer.
 func (b *Branches) resolveAlong(ctx context.Context, t Target) (*history.View, Point, error) {
+	if err := b.broken(); err != nil {
+		return nil, Point{}, err
+	}
 	if b.Host == nil {
 		return nil, Point{}, ambiguous(t, Leaves(b.All))
 	}
@@ -189,6 +214,9 @@ func (b *Branches) resolveAlong(ctx context.Context, t Target) (*history.View, P
 				return v, p, err
 			}
 		}
+	}
+	if err := b.cut(line); err != nil {
+		return nil, p, fmt.Errorf("%w; the branch that it left: %w", first, err)
 	}
 	for _, v := range line[1:] {
 		if v.Ready && v.First != 0 {

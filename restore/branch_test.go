@@ -7,8 +7,10 @@ import (
 	"strings"
 	"testing"
 
+	"lifeboat.im/lifeboat/chunkstore"
 	"lifeboat.im/lifeboat/history"
 	"lifeboat.im/lifeboat/record"
+	"lifeboat.im/lifeboat/synapse"
 )
 
 // branch begins another lineage in the lab's repository and gives a lab for it.
@@ -104,10 +106,92 @@ func TestBranches(t *testing.T) {
 			t.Errorf("%s without a host: %s, %v", at, of, err)
 		}
 	}
-	all, err := AllBranches(t.Context(), l.repo, l.secrets)
+	all, _, err := AllBranches(t.Context(), l.repo, l.secrets)
 	check(t, err)
 	at := func(id history.LineageID) int { return byID(all, id) }
 	if len(all) != 3 || at(root) > at(id) || slices.Contains(all, nil) {
 		t.Errorf("the branches stand as %v", all)
 	}
+}
+
+// One damaged branch is named, and hinders only what is asked of it, or what it may
+// have decided.
+func TestDamagedBranch(t *testing.T) {
+	l := newLab(t)
+	l.schema(oneTable)
+	l.base(oneTable, nil)
+	l.ready()
+	c := l.segment(insert("a"), insert("b"), insert("c"))
+	root := labLineage()
+	child := l.branch(9, &history.Parent{ID: root, At: c[1].End}, l.lsn+0x1000)
+	d := child.segment(insert("d"))
+	id := child.view().ID
+	resolve := func(host history.LineageID, at string) (history.LineageID, error) {
+		t.Helper()
+		b, err := ReadBranches(t.Context(), l.repo, l.secrets, host)
+		check(t, err)
+		if len(b.Damaged) != 1 {
+			t.Fatalf("the damaged ones are %v", b.Damaged)
+		}
+		v, _, err := b.Resolve(t.Context(), must[Target](t)(ParseTarget(at, testNow)))
+		if err != nil {
+			return history.LineageID{}, err
+		}
+		return v.ID, nil
+	}
+	prefix := func(id history.LineageID) string { return "log/" + id.String() + "/" }
+	lose := func(id history.LineageID) (back func()) {
+		for _, key := range l.mem.Keys() {
+			if strings.HasPrefix(key, prefix(id)) && strings.HasSuffix(key, "/0000000002") {
+				whole := l.mem.Object(key)
+				l.mem.Lose(key)
+				return func() { l.mem.Replace(key, whole) }
+			}
+		}
+		t.Fatalf("no entry of %s", id)
+		return nil
+	}
+	type question struct {
+		host history.LineageID
+		at   string
+		of   history.LineageID // zero: damage is the answer
+	}
+	none := history.LineageID{}
+	before := record.FromTime(c[0].Time.Time()).String()
+	ask := func(name string, questions []question) {
+		t.Helper()
+		for _, q := range questions {
+			of, err := resolve(q.host, q.at)
+			if of != q.of || (q.of == none) != errors.Is(err, chunkstore.ErrDamaged) {
+				t.Errorf("%s, host %s, %s: %s, %v", name, q.host, q.at, of, err)
+			}
+		}
+	}
+	back := lose(id)
+	ask("without the child", []question{
+		{root, "latest", root},
+		{root, "lsn:" + c[0].End.String(), root},
+		{id, "lsn:" + c[0].End.String(), root},
+		{none, "lsn:" + c[0].End.String(), root},
+		{id, "latest", none},
+		{none, "latest", none},
+		{none, before, none},
+		{root, "lsn:" + d[0].End.String(), none},
+	})
+	b, err := ReadBranches(t.Context(), l.repo, l.secrets, root)
+	check(t, err)
+	at := Point{LSN: c[2].End, Newest: true}
+	if _, err := NewPlan(t.Context(), b.Host, at, Options{Mode: synapse.Move, Family: b.All, Damaged: b.Damaged}); !errors.Is(err, chunkstore.ErrDamaged) {
+		t.Errorf("a move while a branch cannot be read: %v", err)
+	}
+	p, err := NewPlan(t.Context(), b.Host, at, Options{Family: b.All, Damaged: b.Damaged})
+	check(t, err)
+	if !strings.Contains(p.String(), "the branch "+id.String()+" cannot be read") {
+		t.Errorf("the plan does not say it:\n%s", p)
+	}
+	back()
+	lose(root)
+	ask("without the parent", []question{
+		{id, "latest", id}, {id, "lsn:" + d[0].End.String(), id}, {id, before, none}, {id, "lsn:" + c[0].End.String(), none}, {none, "latest", none},
+	})
 }

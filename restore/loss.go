@@ -97,6 +97,9 @@ func (w stretch) holes(wanted map[uint32]bool, tell func(string)) {
 // since reads the records after the point.
 func (p *Plan) since(ctx context.Context, server string, add func(int64)) (*synapse.Since, error) {
 	s := synapse.NewSince(server)
+	for _, d := range p.options.Damaged {
+		s.Hole(d.String())
+	}
 	for _, w := range p.undone() {
 		if w.after >= w.until {
 			continue

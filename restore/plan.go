@@ -71,7 +71,7 @@ func NewPlan(ctx context.Context, v *history.View, p Point, o Options) (*Plan, e
 	}
 	mode, err := chooseMode(st.schema, p, o)
 	if err == nil && mode == synapse.Move {
-		err = aliveElsewhere(v, o.Family)
+		err = aliveElsewhere(v, o.Family, o.Damaged)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("plan restore of %s: %w", p.LSN, err)
@@ -79,6 +79,13 @@ func NewPlan(ctx context.Context, v *history.View, p Point, o Options) (*Plan, e
 	plan := &Plan{
 		Lineage: v.ID.String(), Point: p, Mode: mode, SchemaFrom: st.info.From, SchemaUntil: st.info.Until, Tables: st.tables,
 		Incomplete: st.incomplete, Notes: st.notes, view: v, schema: st.schema, options: o, now: time.Now,
+	}
+	for _, d := range o.Damaged {
+		note := d.String()
+		if mode == synapse.Rollback {
+			note += "; if it is of this server, what it did since and which numbers it handed out is not known, and sequences pass by their margin what the others know"
+		}
+		plan.Notes = append(plan.Notes, note)
 	}
 	plan.measure()
 	return plan, nil

@@ -49,6 +49,9 @@ type Options struct {
 	// Family are the lineages that descend from one database (see [ReadBranches]): the
 	// values of their sequences were handed out too.
 	Family []*history.View
+	// Damaged are branches that may belong to the family and cannot be read: the plan
+	// says what is not known for it.
+	Damaged []Damaged
 	// Only restores the rows of these tables alone ("schema.name"); the schema is
 	// whole. Empty: all.
 	Only []string

@@ -167,7 +167,13 @@ func (a *app) branches(ctx context.Context, c *config, repo *history.Repository,
 		return nil, err
 	}
 	b, err := restore.ReadBranches(ctx, repo, s, host)
-	if err == nil && len(b.All) == 0 {
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range b.Damaged {
+		fmt.Fprintf(a.err, "DAMAGED: %s\n", oneLine(d.String()))
+	}
+	if len(b.All) == 0 && len(b.Damaged) == 0 {
 		err = fmt.Errorf("open log: the repository holds no history yet: run `lifeboat attach`, then `lifeboat run`: %w", history.ErrNoLineage)
 	}
 	return b, err

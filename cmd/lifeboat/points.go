@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -26,6 +27,7 @@ type branch struct {
 	Commits    uint64      `json:"commits"`
 	Marks      []markPoint `json:"marks"`
 	Holes      []hole      `json:"holes"`
+	Damaged    string      `json:"damaged,omitempty"` // why nothing more is known of it
 }
 
 type markPoint struct {
@@ -66,7 +68,7 @@ func (a *app) points(ctx context.Context, since string) error {
 	if err != nil && !errors.Is(err, agent.ErrNotAttached) {
 		return err
 	}
-	all, err := restore.AllBranches(ctx, repo, s)
+	all, damaged, err := restore.AllBranches(ctx, repo, s)
 	if err != nil {
 		return err
 	}
@@ -76,14 +78,23 @@ func (a *app) points(ctx context.Context, since string) error {
 		b.Current = v.ID == host
 		branches = append(branches, b)
 	}
-	if done, err := a.printJSON(branches); done {
+	for _, d := range damaged {
+		branches = append(branches, branch{Lineage: d.ID.String(), Current: d.ID == host, Marks: []markPoint{}, Holes: []hole{}, Damaged: d.Err.Error()})
+	}
+	done, err := a.printJSON(branches)
+	if err != nil {
 		return err
 	}
 	if len(branches) == 0 {
 		a.fact("Nothing yet: `lifeboat attach`, then `lifeboat run`.")
 	}
-	for _, b := range branches {
-		a.printBranch(b)
+	for i := range branches {
+		if !done {
+			a.printBranch(&branches[i])
+		}
+	}
+	if len(damaged) > 0 {
+		return fmt.Errorf("read log %s: %w", damaged[0].ID, damaged[0].Err)
 	}
 	return nil
 }
@@ -147,11 +158,15 @@ func openEnd(l record.LSN) string {
 	return l.String()
 }
 
-func (a *app) printBranch(b branch) {
+func (a *app) printBranch(b *branch) {
 	if b.Current {
 		a.fact("%s  (this host follows it)", b.Lineage)
 	} else {
 		a.fact("%s", b.Lineage)
+	}
+	if b.Damaged != "" {
+		a.fact("  DAMAGED     it cannot be read: %s", oneLine(b.Damaged))
+		return
 	}
 	if b.Parent != "" {
 		a.fact("  branch of   %s, left it at lsn:%s", b.Parent, b.ParentAt)

@@ -119,7 +119,7 @@ func (a *app) restore(ctx context.Context, f restoreFlags) error {
 		return err
 	}
 	plan, err := restore.NewPlan(ctx, v, point, restore.Options{
-		AcceptIncomplete: f.acceptIncomplete, StartOver: f.anew, AnyLocale: f.anyLocale, PgRestore: c.Agent.PgBin, Mode: mode, Family: family.All,
+		AcceptIncomplete: f.acceptIncomplete, StartOver: f.anew, AnyLocale: f.anyLocale, PgRestore: c.Agent.PgBin, Mode: mode, Family: family.All, Damaged: family.Damaged,
 	})
 	if err != nil {
 		return err
