@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -20,25 +21,55 @@ import (
 // newest checkpoint is the lineage's; if it has none, its entry 0 names the newest.
 // A number that is absent while a later one is there is damage too: what follows it
 // would be taken for void.
+//
+// Another process may remove merged entries between two reads. What is missing counts
+// as damage only when the log did not grow meanwhile, for without a newer checkpoint
+// nothing is removed; else Load begins again, a few times.
 func (l *Log) Load(ctx context.Context) (*View, error) {
+	for try := 1; ; try++ {
+		v, ends, err := l.load(ctx)
+		if err == nil {
+			return v, nil
+		}
+		if try == loadTries || !errors.Is(err, chunkstore.ErrDamaged) || !l.grew(ctx, ends) {
+			return nil, err
+		}
+	}
+}
+
+// loadTries bounds how often Load begins.
+const loadTries = 3
+
+// grew reports that one of the entries with which the log would have gone on is there.
+func (l *Log) grew(ctx context.Context, ends []Position) bool {
+	return slices.ContainsFunc(ends, func(at Position) bool {
+		there, err := l.exists(ctx, at)
+		return err == nil && there
+	})
+}
+
+// load is one try; ends are the entries that were not there when it read the end.
+func (l *Log) load(ctx context.Context) (v *View, ends []Position, err error) {
 	last, ok, err := l.lastEpoch(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if !ok {
 		if err := l.noneBehind(ctx, Position{}); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		return nil, fmt.Errorf("load %s: %w", l.id, ErrNoLineage)
+		return nil, nil, fmt.Errorf("load %s: %w", l.id, ErrNoLineage)
 	}
+	ends = []Position{{Epoch: last + 1}}
 	tail, err := l.readEpoch(ctx, Position{Epoch: last}, false)
 	if err != nil {
-		return nil, err
+		return nil, ends, err
 	}
+	ends = append(ends, tail[len(tail)-1].at.next())
 	if err := l.noHole(ctx, tail[len(tail)-1]); err != nil {
-		return nil, err
+		return nil, ends, err
 	}
-	v := &View{ID: l.id, log: l}
+	v = &View{ID: l.id, log: l}
 	from := -1
 	for i, e := range tail {
 		if e.sum.Checkpoint != nil {
@@ -47,14 +78,14 @@ func (l *Log) Load(ctx context.Context) (*View, error) {
 	}
 	if from >= 0 {
 		if err := v.start(ctx, tail[from]); err != nil {
-			return nil, err
+			return nil, ends, err
 		}
-		return v, v.foldAll(tail[from+1:])
+		return v, ends, v.foldAll(tail[from+1:])
 	}
 	if err := l.loadBefore(ctx, v, tail[0]); err != nil {
-		return nil, err
+		return nil, ends, err
 	}
-	return v, v.foldAll(tail)
+	return v, ends, v.foldAll(tail)
 }
 
 // Advance gives the picture that follows v, which stays as it is: only what came

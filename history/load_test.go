@@ -1,6 +1,7 @@
 package history
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"reflect"
@@ -75,5 +76,57 @@ func TestAdvance(t *testing.T) {
 	}
 	if first.Head != head || len(first.Marks) != 1 {
 		t.Errorf("the picture that was advanced from is another one: %+v", first)
+	}
+}
+
+// meddler is a store in which something happens at a read of an entry.
+type meddler struct {
+	chunkstore.Backend
+	at func(p Position)
+}
+
+func (m *meddler) Get(ctx context.Context, key string) ([]byte, error) {
+	if _, p, ok := parseEntryKey(key); ok {
+		m.at(p)
+	}
+	return m.Backend.Get(ctx, key)
+}
+
+// Entries that another process merged and removed while they were read are no damage;
+// what is lost is, also of a log that grows at every look.
+func TestLoadBesideAPrune(t *testing.T) {
+	for _, merged := range []bool{true, false} {
+		ctx, w := t.Context(), newWritten(t)
+		w.segment(t, []row{ins(100, "10\tx")})
+		must(t, w.w.Rotate(ctx, Opening{Host: "h"}))
+		head := w.w.View().Head
+		old, tries, busy := head.Epoch-1, 0, false
+		m := &meddler{Backend: w.mem}
+		m.at = func(p Position) {
+			if busy || p.Epoch != old || p.Seq == 0 {
+				return
+			}
+			busy = true // the writer reads too
+			defer func() { busy = false }()
+			if tries++; !merged {
+				must(t, w.w.Note(ctx, Note{Kind: NoteMark, Name: fmt.Sprint("mark ", tries)}))
+			} else {
+				must(t, w.w.Merge(ctx, old))
+			}
+			for _, key := range w.mem.Keys() {
+				if id, q, ok := parseEntryKey(key); ok && id == w.id && q.Epoch == old && q.Seq > 0 {
+					w.mem.Lose(key)
+				}
+			}
+		}
+		repo, err := Open(ctx, m)
+		must(t, err)
+		v, err := quick(repo.Log(w.secrets, w.id, nil)).Load(ctx)
+		switch {
+		case merged && (err != nil || !head.Before(v.Head) || tries != 1):
+			t.Errorf("beside a prune: %v, after %d reads", err, tries)
+		case !merged && (!errors.Is(err, chunkstore.ErrDamaged) || tries != loadTries):
+			t.Errorf("what is lost: %v, after %d tries", err, tries)
+		}
 	}
 }
