@@ -57,28 +57,41 @@ type bench struct {
 type figure struct {
 	name string
 	do   func(*bench, context.Context) error
+	most int // pairs, whatever -n says; 0: as it says
+	// seconds that it takes at the default sizes, about, on two quiet processors:
+	// once, and for each pair.
+	once, each int
+}
+
+// pairs of a figure, of which n are asked for.
+func (f figure) pairs(n int) int {
+	if f.most > 0 {
+		return min(n, f.most)
+	}
+	return n
 }
 
 func figures() []figure {
 	return []figure{
-		{"drain", (*bench).drain},
-		{"base", (*bench).base},
-		{"memory", (*bench).memory},
-		{"tps", (*bench).tps},
-		{"synapse", (*bench).synapse},
-		{"objects", (*bench).objects},
+		{"drain", (*bench).drain, 3, 5, 32},
+		{"base", (*bench).base, 0, 30, 50},
+		{"memory", (*bench).memory, 1, 57, 0},
+		{"tps", (*bench).tps, 3, 20, 42},
+		{"synapse", (*bench).synapse, 3, 120, 140},
+		{"objects", (*bench).objects, 3, 120, 36},
+		{"accident", (*bench).accident, 1, 80, 0},
 	}
 }
 
 func parse() (o options, err error) {
 	var only string
-	flag.IntVar(&o.pairs, "n", 5, "interleaved pairs per figure")
+	flag.IntVar(&o.pairs, "n", 5, "interleaved pairs per figure, of drain, tps, synapse and objects at most 3")
 	flag.IntVar(&o.changes, "changes", 1_000_000, "row changes to drain")
 	flag.IntVar(&o.megabytes, "mb", 1200, "size of the database to copy and restore, in MB")
 	flag.IntVar(&o.seconds, "seconds", 10, "length of each pgbench run")
 	flag.StringVar(&o.lifeboat, "lifeboat", "./lifeboat", "the lifeboat binary")
 	flag.StringVar(&o.pg, "pg", filepath.Join(".tools", "pg18"), "folder of a PostgreSQL installation")
-	flag.StringVar(&only, "only", "drain,base,memory,tps,synapse,objects", "figures to measure (base brings the restore)")
+	flag.StringVar(&only, "only", "drain,base,memory,tps,synapse,objects,accident", "figures to measure (base brings the restore)")
 	flag.BoolVar(&o.keep, "keep", false, "keep the folder with its logs")
 	flag.Parse()
 	o.only = strings.Split(only, ",")
@@ -136,13 +149,26 @@ func (b *bench) all(ctx context.Context) error {
 		return err
 	}
 	fmt.Printf("PostgreSQL in %s, %d processors, fsync=off for the server in every arm, on for our store\n", b.pg, runtime.NumCPU())
+	about := 0
+	for _, f := range figures() {
+		if slices.Contains(b.only, f.name) {
+			about += f.once + f.each*f.pairs(b.pairs)
+		}
+	}
+	fmt.Printf("This takes about %d minutes on two quiet processors at the default sizes; less with smaller ones (-mb, -changes, -seconds)\n", (about+59)/60)
 	var failed error
+	asked := b.pairs
 	for _, f := range figures() {
 		if !slices.Contains(b.only, f.name) {
 			continue
 		}
 		began := time.Now()
-		fmt.Printf("\n== %s\n", f.name)
+		b.pairs = f.pairs(asked)
+		fmt.Printf("\n== %s, n = %d", f.name, b.pairs)
+		if b.pairs < asked {
+			fmt.Printf(" and not %d, so that all of it ends in time", asked)
+		}
+		fmt.Println()
 		if err := f.do(b, ctx); err != nil {
 			failed = errors.Join(failed, fmt.Errorf("%s: %w", f.name, err))
 			fmt.Printf("   %s ended: %v\n", f.name, err)
