@@ -134,7 +134,12 @@ func (r *StatusReport) askSource(ctx context.Context, o Options, repo *history.R
 func Doctor(ctx context.Context, repo *history.Repository, s *history.Secrets, o Options) ([]Finding, error) {
 	o = o.defaults()
 	var out []Finding
-	src, id, err := o.connect(ctx)
+	var src *cdc.Source
+	var id cdc.Identity
+	err := errors.New("no database is known")
+	if o.Source.DSN != "" { // else the client would take the environment's
+		src, id, err = o.connect(ctx)
+	}
 	if err != nil {
 		out = append(out, Finding{Name: "source", State: "fail", Why: err.Error(), Mend: "check that the server runs, and `source:` in the configuration, or what `homeserver:` names"})
 	} else {

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"lifeboat.im/lifeboat/chunkstore"
 	"lifeboat.im/lifeboat/history"
 	"lifeboat.im/lifeboat/record"
 	"lifeboat.im/lifeboat/synapse"
@@ -193,9 +192,13 @@ func (f *finder) aimElement(ctx context.Context) error {
 		return nil
 	}
 	local, host, _ := strings.Cut(strings.TrimPrefix(f.o.ID, "@"), ":")
-	own, err := f.serverName(ctx)
-	if err != nil {
-		return err
+	users, _ := synapse.Users()
+	own := ""
+	if b, ok := f.smallest(func(table string) bool { return table == users }); ok {
+		var err error
+		if own, err = serverName(ctx, f.v, b); err != nil {
+			return err
+		}
 	}
 	if own == "" || own == host {
 		f.needles = append(f.needles, record.AppendValue(nil, []byte(local)))
@@ -240,30 +243,4 @@ func (f *finder) smallest(wanted func(table string) bool) (history.BaseInfo, boo
 		return history.BaseInfo{}, false
 	}
 	return all[0], true
-}
-
-// serverName is the part after the colon of the first local user's id, from the
-// newest copy of the table of users; "" when it holds none.
-func (f *finder) serverName(ctx context.Context) (string, error) {
-	users, column := synapse.Users()
-	b, ok := f.smallest(func(table string) bool { return table == users })
-	if !ok || b.Rows == 0 {
-		return "", nil
-	}
-	base, err := f.v.Base(ctx, b)
-	if err != nil || len(base.Pieces) == 0 || base.Pieces[0].Rows == nil {
-		return "", err
-	}
-	data, err := f.v.Store().Get(ctx, chunkstore.KindRows, *base.Pieces[0].Rows)
-	if err != nil {
-		return "", fmt.Errorf("read the first users: %w", err)
-	}
-	line, _, _ := bytes.Cut(data, []byte{'\n'})
-	host := ""
-	err = record.Fields(line, len(base.Relation.Columns), func(i int, field []byte) {
-		if base.Relation.Columns[i].Name == column {
-			_, host, _ = strings.Cut(string(record.AppendUnescaped(nil, field)), ":")
-		}
-	})
-	return host, err
 }

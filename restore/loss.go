@@ -20,9 +20,14 @@ func (p *Plan) Loss(ctx context.Context) (*synapse.Loss, error) {
 	if p.Mode != synapse.Rollback {
 		return nil, nil
 	}
-	name, err := p.serverName(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("read the homeserver's name: %w", err)
+	name := ""
+	for _, t := range p.Tables {
+		if t.Table == synapse.UsersTable && t.HasBase {
+			var err error
+			if name, err = serverName(ctx, p.view, t.Base); err != nil {
+				return nil, err
+			}
+		}
 	}
 	s, err := p.since(ctx, name, func(int64) {})
 	if err != nil {
@@ -127,24 +132,21 @@ func (p *Plan) since(ctx context.Context, server string, add func(int64)) (*syna
 	return s, nil
 }
 
-// serverName takes it from the first row of the copy of table users; "" when the copy
-// is empty.
-func (p *Plan) serverName(ctx context.Context) (string, error) {
-	for _, t := range p.Tables {
-		if t.Table != synapse.UsersTable || !t.HasBase {
-			continue
-		}
-		b, err := p.view.Base(ctx, t.Base)
-		if err != nil || len(b.Pieces) == 0 || b.Pieces[0].Rows == nil {
-			return "", err
-		}
-		chunk, err := p.view.Store().GetInto(ctx, chunkstore.KindRows, *b.Pieces[0].Rows, nil)
-		if err != nil {
-			return "", err
-		}
-		return synapse.Domain(firstName(&b.Relation, chunk)), nil
+// serverName is the part after the colon of the first local user's id, from a copy
+// of the table of users; "" when it holds none.
+func serverName(ctx context.Context, v *history.View, users history.BaseInfo) (string, error) {
+	b, err := v.Base(ctx, users)
+	if err == nil && (len(b.Pieces) == 0 || b.Pieces[0].Rows == nil) {
+		return "", nil
 	}
-	return "", nil
+	var chunk []byte
+	if err == nil {
+		chunk, err = v.Store().Get(ctx, chunkstore.KindRows, *b.Pieces[0].Rows)
+	}
+	if err != nil {
+		return "", fmt.Errorf("read the homeserver's name: %w", err)
+	}
+	return synapse.Domain(firstName(&b.Relation, chunk)), nil
 }
 
 // firstName gives the column name of the first line of a chunk that has one.

@@ -44,7 +44,7 @@ func writeReport(file string, report any) error {
 	}
 	b, err := json.MarshalIndent(report, "", "  ")
 	if err == nil {
-		err = os.WriteFile(file, append(b, '\n'), 0o600)
+		err = os.WriteFile(file, append(escapeControls(b), '\n'), 0o600)
 	}
 	if err != nil {
 		return fmt.Errorf("write the report: %w", err)

@@ -23,7 +23,8 @@ func (a *app) doctor(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := needSource(c); err != nil {
+	// A homeserver.yaml that cannot be read is one finding among the others.
+	if err := needSource(c); err != nil && c.homeserverErr == nil {
 		return err
 	}
 	o, err := a.agentOptions(c)

@@ -228,7 +228,7 @@ func (a *app) restoreLine(at, lineage string, b *restore.Branches) string {
 			where += f[0] + word(f[1])
 		}
 	}
-	return fmt.Sprintf("lifeboat restore%s --at %s%s --key %s --to DSN", where, at, of, word(orDefault(a.keyFile(), "FILE")))
+	return fmt.Sprintf("lifeboat restore%s --at %s%s --key %s --to DSN", where, word(at), of, word(orDefault(a.keyFile(), "FILE")))
 }
 
 // word quotes what a shell would not take as one word.

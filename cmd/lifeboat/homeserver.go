@@ -2,7 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -124,6 +127,13 @@ func captured(before []agent.Finding) bool {
 	})
 }
 
+// absent reports whether nothing is at the path. What may not be looked at is no
+// finding: this user needs no right to read it.
+func absent(path string) bool {
+	_, err := os.Stat(path)
+	return errors.Is(err, fs.ErrNotExist)
+}
+
 func inventory(h *synapse.Homeserver, captured bool) []agent.Finding {
 	var out []agent.Finding
 	for _, p := range h.Inventory() {
@@ -131,6 +141,10 @@ func inventory(h *synapse.Homeserver, captured bool) []agent.Finding {
 		switch {
 		case !p.Inside:
 			f.State, f.Why, f.Mend = "warn", "NOT in the backup: "+p.Path+"; "+p.Why, p.Mend
+			if p.Path != "" && (p.Path == h.MediaStore || p.Path == h.SigningKey) && absent(p.Path) {
+				f.Why = "NOT in the backup: " + p.Path + ", and NOT THERE (a typing error, or a path relative to another folder); " + p.Why
+				f.Mend = p.Mend + "; first correct its path in " + h.Path
+			}
 		case !captured:
 			f.State, f.Why, f.Mend = "warn", "NOT in the backup yet: "+p.Path+"; what is missing stands above", "`lifeboat attach`, then let `lifeboat run` go on"
 		}

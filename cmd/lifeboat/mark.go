@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"lifeboat.im/lifeboat/agent"
+	"lifeboat.im/lifeboat/restore"
 )
 
 func markCommand(a *app) *cobra.Command {
@@ -36,6 +37,6 @@ func (a *app) mark(ctx context.Context, name string) error {
 	if done, err := a.printJSON(map[string]string{"name": name, "lsn": at.String()}); done {
 		return err
 	}
-	a.fact("Marked lsn:%s as %s. Go back to it with: lifeboat restore --at mark:%s --to DSN", at, name, name)
+	a.fact("Marked lsn:%s as %s. Go back to it with: %s", at, name, a.restoreLine("mark:"+name, "", &restore.Branches{}))
 	return nil
 }

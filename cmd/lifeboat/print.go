@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"strconv"
@@ -8,6 +9,7 @@ import (
 	"text/tabwriter"
 	"time"
 	"unicode"
+	"unicode/utf8"
 )
 
 // say prints a sentence for people; silent with --json and --quiet.
@@ -72,10 +74,29 @@ func (a *app) printJSON(v any) (bool, error) {
 	if !a.flags.json {
 		return false, nil
 	}
-	enc := json.NewEncoder(a.out)
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
 	enc.SetIndent("", "  ")
-	return true, enc.Encode(v)
+	if err := enc.Encode(v); err != nil {
+		return true, err
+	}
+	_, err := a.out.Write(escapeControls(b.Bytes()))
+	return true, err
+}
+
+// escapeControls escapes what encoding/json leaves in its strings and a terminal
+// obeys: DEL and the C1 controls, U+007F to U+009F.
+func escapeControls(text []byte) []byte {
+	var out []byte
+	for _, r := range string(text) {
+		if r >= 0x7f && r <= 0x9f {
+			out = fmt.Appendf(out, `\u%04x`, r)
+		} else {
+			out = utf8.AppendRune(out, r)
+		}
+	}
+	return out
 }
 
 // table prints rows in aligned columns, the first one as a heading.

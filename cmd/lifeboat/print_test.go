@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
+	"strings"
 	"testing"
 
 	"lifeboat.im/lifeboat/restore"
@@ -30,12 +32,34 @@ func TestHostileNamesArePrinted(t *testing.T) {
 	}
 }
 
+// JSON is read on a terminal too.
+func TestHostileNamesAreEscapedInJSON(t *testing.T) {
+	var out bytes.Buffer
+	a := &app{out: &out}
+	a.flags.json = true
+	want := "\x1b\u009b2J\x7f\u0080é\u00a0"
+	if _, err := a.printJSON([]string{want}); err != nil {
+		t.Fatal(err)
+	}
+	if s := out.String(); !strings.Contains(s, `"\u001b\u009b2J\u007f\u0080é`) {
+		t.Errorf("printed %q", s)
+	}
+	var back []string
+	if err := json.Unmarshal(out.Bytes(), &back); err != nil || back[0] != want {
+		t.Errorf("read back %q: %v", back, err)
+	}
+}
+
 // The command that find prints restores from the repository that it looked into.
 func TestRestoreLine(t *testing.T) {
 	a := &app{env: func(string) string { return "" }}
 	a.flags.config, a.flags.key = "/etc/my lifeboat.yaml", "it's.key"
 	want := `lifeboat restore --config '/etc/my lifeboat.yaml' --at before:lsn:0/1 --key 'it'\''s.key' --to DSN`
 	if got := a.restoreLine("before:lsn:0/1", "x", &restore.Branches{}); got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	want = `lifeboat restore --config '/etc/my lifeboat.yaml' --at 'mark:my $mark' --key 'it'\''s.key' --to DSN`
+	if got := a.restoreLine("mark:my $mark", "", &restore.Branches{}); got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
 	a.flags.config, a.flags.repo, a.flags.key = "", "s3://h/b/p", ""

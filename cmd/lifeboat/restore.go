@@ -47,7 +47,7 @@ func restoreCommand(a *app) *cobra.Command {
 	var f restoreFlags
 	cmd := &cobra.Command{
 		Use: "restore --at POINT --to DSN", Short: "Make a database as of any past commit", Long: restoreHelp,
-		Example: "  createdb restored\n" +
+		Example: "  createdb -T template0 -E UTF8 --locale=C restored    # a Synapse starts on no other locale\n" +
 			"  lifeboat restore --at before:xid:7421 --to \"dbname=restored\" --key lifeboat.key\n" +
 			"  lifeboat restore --at \"10 minutes ago\" --dry-run --key lifeboat.key",
 		Args: noArgs(),

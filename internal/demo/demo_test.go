@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -138,7 +139,7 @@ func ended(cmd *exec.Cmd) <-chan struct{} {
 // Each story ends well, and leaves no process.
 func TestDemo(t *testing.T) {
 	t.Parallel()
-	endsWell(t, generic(), "equal: pgbench_accounts", "Whole.", "to 1.", "Done in")
+	endsWell(t, generic(), "; database shop: ", "; database restored: ", "dedup ratio ", "equal: pgbench_accounts", "Whole.", "to 1.", "Done in")
 }
 
 func TestSynapse(t *testing.T) {
@@ -222,5 +223,16 @@ func TestRemoveRefusesForeignFolders(t *testing.T) {
 	}
 	if err := remove(filepath.Join(dir, "absent")); err != nil {
 		t.Error(err)
+	}
+}
+
+// The last of what repo stats counts is the whole repository.
+func TestWeight(t *testing.T) {
+	var w weight
+	if err := json.Unmarshal([]byte(`{"objects":[{"kind":"a","count":3,"bytes":5},{"kind":"Repository","count":265,"bytes":1363149}],"ratio":1.24}`), &w); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := w.line("synapse", "26 MB"), "repository: 265 objects, 1.3 MiB; database synapse: 26 MB; dedup ratio 1.2 to 1"; got != want {
+		t.Errorf("%s, want %s", got, want)
 	}
 }

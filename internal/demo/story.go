@@ -50,6 +50,37 @@ func (d *demo) walk(ctx context.Context, steps []step) error {
 
 func (d *demo) say(format string, args ...any) { fmt.Fprintf(d.out, "    "+format+"\n", args...) }
 
+// weighed is a step that writes to the repository or to a database, and what both
+// hold after it.
+func (d *demo) weighed(db string, do func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		if err := do(ctx); err != nil {
+			return err
+		}
+		var w weight
+		if err := d.facts(ctx, &w, "repo", "stats"); err != nil {
+			return err
+		}
+		size, err := d.sql(ctx, "postgres", "SELECT pg_size_pretty(pg_database_size('"+db+"'))")
+		d.say("%s", w.line(db, size))
+		return err
+	}
+}
+
+// weight is what `lifeboat repo stats --json` says; the last of the objects are all.
+type weight struct {
+	Objects []struct{ Count, Bytes int64 } `json:"objects"`
+	Ratio   float64                        `json:"ratio"`
+}
+
+func (w *weight) line(db, size string) string {
+	if len(w.Objects) == 0 {
+		return "the repository is empty; database " + db + ": " + size
+	}
+	all := w.Objects[len(w.Objects)-1]
+	return fmt.Sprintf("repository: %d objects, %.1f MiB; database %s: %s; dedup ratio %.1f to 1", all.Count, float64(all.Bytes)/(1<<20), db, size, w.Ratio)
+}
+
 // short writes a path as it is typed from here.
 func (d *demo) short(path string) string {
 	wd, err := os.Getwd()
