@@ -14,7 +14,8 @@ import (
 // sender and a generic worker beside the main one. They write positions of their
 // own into stream_positions, and wait for each other by the ids that sequences
 // give; so capture under load is one half, and the other is that after a rollback
-// all of them boot, twice, and a client finds what it must find.
+// all of them boot, twice, and a client finds what it must find. The sender has
+// nobody to send to here.
 func TestWorkers(t *testing.T) {
 	l := newLab(t, func(o *homeserver.Options) {
 		testpg.Need(t, "Valkey", o.Install.Redis != "", "tools")
@@ -22,6 +23,7 @@ func TestWorkers(t *testing.T) {
 		o.Extra = map[string]any{"max_event_delay_duration": "24h"}
 	})
 	rng := rand.New(rand.NewPCG(seed(t), 5))
+	oracle := testpg.Begin(t, l.cluster)
 	l.attach()
 	k := l.start()
 	l.ready()
@@ -48,6 +50,12 @@ func TestWorkers(t *testing.T) {
 	}
 	l.healthy(l.server)
 	t.Logf("%d steps %v, refused by the homeserver %v", did.Total(), did.Done, did.Refused)
+
+	plans, tried, _ := l.points(rng, l.view(), 3)
+	if len(plans) < 3 {
+		t.Errorf("only %d of %d commits can be restored exactly, want 3", len(plans), tried)
+	}
+	l.prove(oracle, plans)
 
 	at := l.firstInsert(start, "scheduled_tasks")
 	r := l.restoreTo("lsn:"+at.String(), rollback)
