@@ -191,7 +191,8 @@ func (w *world) open(ctx context.Context, by *person, r Room, others ...*person)
 	return nil
 }
 
-// live takes steps until ctx is done: each kind once, then as the weights say.
+// live takes steps until ctx is done: each kind once, then as the weights say. A step
+// that has begun is finished, so that a failure at the end is one.
 func (p *person) live(ctx context.Context) {
 	steps := steps()
 	var weighted []int
@@ -204,7 +205,9 @@ func (p *person) live(ctx context.Context) {
 		if len(first) > 0 {
 			i, first = first[0], first[1:]
 		}
-		p.world.count(ctx, steps[i].name, steps[i].do(ctx, p))
+		work, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		p.world.count(work, steps[i].name, steps[i].do(work, p))
+		cancel()
 		select {
 		case <-ctx.Done():
 		case <-time.After(time.Duration(p.rng.Int64N(int64(2 * p.world.load.Pause)))):

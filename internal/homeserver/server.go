@@ -255,9 +255,9 @@ func (s *Server) Log() string {
 
 // Errors gives the entries of the log at ERROR or CRITICAL, each with its
 // traceback, but for the harmless one of every boot (reference, A10: a metric is
-// registered twice) and, of a process with workers, a last word to the others that
-// it could not send any more when it was stopped; and anything the interpreter said
-// when it died.
+// registered twice) and two of Synapse's own: a last word to other processes that one
+// could not send any more when it was stopped, and a lock left to the garbage
+// collector; and anything the interpreter said when it died.
 func (s *Server) Errors() []string {
 	var all []string
 	keep := false
@@ -275,7 +275,7 @@ func (s *Server) Errors() []string {
 	}
 	return slices.DeleteFunc(all, func(e string) bool {
 		return strings.Contains(e, lastWord) && strings.HasSuffix(strings.TrimSpace(e), lostConnection) ||
-			s.options.Workers && strings.HasSuffix(strings.TrimSpace(e), lostLock)
+			strings.HasSuffix(strings.TrimSpace(e), lostLock)
 	})
 }
 
@@ -290,9 +290,10 @@ const (
 	lostConnection = "txredisapi.ConnectionError: Lost connection"
 )
 
-// lostLock: a request that was cancelled while it got its lock leaves it to the
-// garbage collector, which releases it and says so (storage/databases/main/lock.py,
-// Lock.__del__). Seen with several processes on a machine with too much to do.
+// lostLock: a lock that was left to the garbage collector, which releases it and says
+// so (storage/databases/main/lock.py, Lock.__del__). A Synapse alone says it now and
+// then when a purge and a reader of the room meet, and no client notices anything:
+// TestLoad saw it, where nothing follows the database.
 const lostLock = "dropped without being released"
 
 // entry gives the level of a line that begins an entry of the log.
