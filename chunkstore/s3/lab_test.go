@@ -18,6 +18,7 @@ import (
 	"lifeboat.im/lifeboat/chunkstore"
 	"lifeboat.im/lifeboat/chunkstore/storetest"
 	"lifeboat.im/lifeboat/internal/s3server"
+	"lifeboat.im/lifeboat/internal/testpg"
 )
 
 // lab holds the servers of this package's tests, started when first needed.
@@ -60,9 +61,7 @@ func (l *lab) server(t *testing.T, kind s3server.Kind) *s3server.Server {
 		t.Fatal(err)
 	}
 	s, err := s3server.Start(context.WithoutCancel(t.Context()), "../..", kind, dir)
-	if errors.Is(err, s3server.ErrMissing) && os.Getenv("LIFEBOAT_REQUIRE") != "all" {
-		t.Skip(err)
-	}
+	testpg.Need(t, string(kind), !errors.Is(err, s3server.ErrMissing), "tools")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"strconv"
 	"testing"
 	"time"
 
@@ -28,20 +27,6 @@ type lab struct {
 	repo     *history.Repository
 	operator *history.Secrets
 	child    childConfig
-}
-
-// seed gives the seed of a random test, from the environment when it is there.
-func seed(t testing.TB) uint64 {
-	t.Helper()
-	n := uint64(time.Now().UnixNano()) % 1_000_000
-	if s := os.Getenv("LIFEBOAT_SEED"); s != "" {
-		var err error
-		if n, err = strconv.ParseUint(s, 10, 64); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Logf("LIFEBOAT_SEED=%d repeats the random choices", n)
-	return n
 }
 
 // soakTime is how long a random test goes on; 0: once.

@@ -63,7 +63,7 @@ func (r random) run(t *testing.T) {
 }
 
 func (r random) once(t *testing.T) {
-	rng := rand.New(rand.NewPCG(seed(t), uint64(r.major)))
+	rng := rand.New(rand.NewPCG(testpg.Seed(t), uint64(r.major)))
 	l := newLab(t, r.major, testpg.LoadSchema)
 	l.child.Tuning.MergeEvery = 4 * time.Second
 	l.child.Tuning.RefreshMin = 64 << 10

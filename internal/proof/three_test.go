@@ -16,7 +16,7 @@ import (
 // at random moments, and restores what must be there.
 func TestThreeTablesKilled(t *testing.T) {
 	t.Parallel()
-	rng := rand.New(rand.NewPCG(seed(t), 3))
+	rng := rand.New(rand.NewPCG(testpg.Seed(t), 3))
 	l := newLab(
 		t, testpg.Newest,
 		"CREATE TABLE keyed (id int PRIMARY KEY, v text)",

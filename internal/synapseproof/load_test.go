@@ -3,8 +3,6 @@ package synapseproof
 import (
 	"context"
 	"math/rand/v2"
-	"os"
-	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -20,20 +18,6 @@ const (
 	kills    = 4                // of the agent, while the load goes on
 	exact    = 12               // points that are restored
 )
-
-// seed gives the seed of the random choices, from the environment when it is there.
-func seed(t testing.TB) uint64 {
-	t.Helper()
-	n := uint64(time.Now().UnixNano()) % 1_000_000
-	if s := os.Getenv("LIFEBOAT_SEED"); s != "" {
-		var err error
-		if n, err = strconv.ParseUint(s, 10, 64); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Logf("LIFEBOAT_SEED=%d repeats the random choices", n)
-	return n
-}
 
 // background is a load that runs beside a test.
 type background struct {
@@ -83,7 +67,7 @@ func TestSynapseUnderLoad(t *testing.T) {
 	if testing.Short() {
 		t.Skip("minutes long; TestRestoredBoots is the short one")
 	}
-	rng := rand.New(rand.NewPCG(seed(t), 1))
+	rng := rand.New(rand.NewPCG(testpg.Seed(t), 1))
 	l := newLab(t)
 	l.child.Tuning.MergeEvery = 8 * time.Second
 	l.child.Tuning.RefreshMin = 64 << 10

@@ -6,9 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"slices"
-	"strconv"
 	"testing"
 	"time"
 
@@ -79,14 +77,7 @@ func TestUpgradeUnderRun(t *testing.T) {
 	if len(added) < 10 {
 		t.Errorf("the upgrade made only the tables %q: it was none", added)
 	}
-	seed := uint64(time.Now().UnixNano()) % 1_000_000
-	if text := os.Getenv("LIFEBOAT_SEED"); text != "" {
-		if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Logf("LIFEBOAT_SEED=%d repeats the random choices", seed)
-	h := &holder{lab: l, oracle: oracle, rng: rand.New(rand.NewPCG(seed, 83)), view: l.view()}
+	h := &holder{lab: l, oracle: oracle, rng: rand.New(rand.NewPCG(testpg.Seed(t), 83)), view: l.view()}
 	h.split("before", begin, stopped, 2, 0, true)
 	h.split("during", stopped, done, 3, 2, false)
 	h.split("after", done, end, 1, 0, true)

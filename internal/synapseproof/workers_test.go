@@ -22,7 +22,7 @@ func TestWorkers(t *testing.T) {
 		o.Workers = true
 		o.Extra = map[string]any{"max_event_delay_duration": "24h"}
 	})
-	rng := rand.New(rand.NewPCG(seed(t), 5))
+	rng := rand.New(rand.NewPCG(testpg.Seed(t), 5))
 	oracle := testpg.Begin(t, l.cluster)
 	l.attach()
 	k := l.start()

@@ -3,6 +3,7 @@ package testpg
 import (
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -102,6 +103,21 @@ func Need(t testing.TB, what string, ok bool, target string) {
 		t.Fatalf("%s is missing and LIFEBOAT_REQUIRE=all: make %s", what, target)
 	}
 	t.Skipf("%s is missing: make %s", what, target)
+}
+
+// Seed gives the seed of a test's random choices, from LIFEBOAT_SEED when it is
+// there, and logs it.
+func Seed(t testing.TB) uint64 {
+	t.Helper()
+	n := rand.Uint64N(1_000_000)
+	if s := os.Getenv("LIFEBOAT_SEED"); s != "" {
+		var err error
+		if n, err = strconv.ParseUint(s, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("LIFEBOAT_SEED=%d repeats the random choices", n)
+	return n
 }
 
 // Bin gives the path of a PostgreSQL program, for instance pg_dump. The test
