@@ -78,6 +78,9 @@ func (s *State) fold(e *entry) error {
 	case sum.Checkpoint != nil:
 		s.Checkpoint = checkpointRef{At: e.at, Hash: e.hash}
 	case sum.Schema != nil:
+		if !s.Ready && len(s.Schemas) == 0 { // before it no restore knows what to make
+			s.First = max(s.First, sum.Schema.From)
+		}
 		s.Schemas = append(s.Schemas, SchemaInfo{
 			Position: e.at, From: sum.Schema.From, Until: sum.Schema.From, Fingerprint: sum.Schema.Fingerprint,
 		})

@@ -23,8 +23,8 @@ type State struct {
 	Durable     record.LSN  `cbor:"1,keyasint"`
 	DurableTime record.Time `cbor:"2,keyasint"`
 	// First is the oldest LSN at which every table that was there at the start has a
-	// base: the oldest restorable point. 0 while no table was copied. It is final
-	// once NoteReady is in the log (Ready).
+	// base and the first schema is certain: the oldest restorable point. 0 while there
+	// is neither. It is final once NoteReady is in the log (Ready).
 	First record.LSN `cbor:"3,keyasint"`
 	Ready bool       `cbor:"4,keyasint"`
 	// Epochs are all epochs, ascending; the last one is open unless Ended.

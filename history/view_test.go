@@ -66,6 +66,25 @@ func TestFirst(t *testing.T) {
 	}
 }
 
+// Before the first schema no restore knows what to make, so it counts as well; later
+// ones do not move the point.
+func TestFirstWaitsForTheSchema(t *testing.T) {
+	ctx, b := t.Context(), newBench(t)
+	w := &written{bench: b, keys: newMemKeys()}
+	w.log = b.agentLog(w.keys)
+	var err error
+	w.w, err = w.log.Begin(ctx, nil, w.keys, Opening{Durable: 1000, Slot: "lifeboat", ServerVersion: 180006, Host: "h"})
+	must(t, err)
+	w.base(t, 100) // exact from 1050
+	must(t, w.w.SchemaNote(ctx, &Schema{Fingerprint: [32]byte{1}, From: 1080}, nil))
+	must(t, w.w.SchemaNote(ctx, &Schema{Fingerprint: [32]byte{2}, From: 1090}, nil))
+	must(t, w.w.Note(ctx, Note{Kind: NoteReady}))
+	must(t, w.w.SchemaNote(ctx, &Schema{Fingerprint: [32]byte{3}, From: 2000}, nil))
+	if v := w.view(t); v.First != 1080 {
+		t.Errorf("the oldest point is %s, want %s", v.First, record.LSN(1080))
+	}
+}
+
 func TestIdentitiesKeepTheFirstOld(t *testing.T) {
 	ctx, w := t.Context(), newWritten(t)
 	change := func(old byte, undone bool) {
