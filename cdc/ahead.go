@@ -2,8 +2,12 @@ package cdc
 
 import (
 	"context"
+	"errors"
+	"net"
 	"sync/atomic"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // A copy reads ahead of its sink, so that a store that stands still for a while does
@@ -23,7 +27,25 @@ const (
 	// aheadDirect is the size of a row from which it is not copied but waited for, so
 	// that large values do not take their memory twice.
 	aheadDirect = 1 << 20
+	// aheadSocket is what the kernel is asked to keep of what was not read yet. Left to
+	// itself it grows to tcp_rmem's largest (32 MiB on many machines), and a full buffer
+	// tells the server of room only when a 16th of it is free (__tcp_select_window,
+	// net/ipv4/tcp_output.c): with blocks of aheadBlock that is later than it waits.
+	aheadSocket = 512 << 10
 )
+
+// fixedBuffer gives connections whose receive buffer does not grow beyond aheadSocket.
+func fixedBuffer(d pgconn.DialFunc) pgconn.DialFunc {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := d(ctx, network, addr)
+		if t, ok := c.(*net.TCPConn); ok && err == nil {
+			if err := t.SetReadBuffer(aheadSocket); err != nil {
+				return nil, errors.Join(err, c.Close())
+			}
+		}
+		return c, err
+	}
+}
 
 // ahead is between the session that reads a COPY and the goroutine that feeds the sink.
 type ahead struct {

@@ -205,7 +205,7 @@ func (s *Source) openCopy(ctx context.Context, t *Table) (*reader, error) {
 // openReader gives a watched session whose output settings were read back.
 func (s *Source) openReader(ctx context.Context) (*reader, error) {
 	c, err := s.open(ctx, "copy", sessionOptions{Configure: func(c *pgconn.Config) {
-		c.DialFunc = calm.Dial(c.DialFunc)
+		c.DialFunc = calm.Dial(fixedBuffer(c.DialFunc))
 		c.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
 			return pgproto3.NewFrontend(bufio.NewReaderSize(r, 1<<18), w)
 		}
