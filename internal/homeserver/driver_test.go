@@ -42,7 +42,6 @@ func checkRoom(ctx context.Context, t *testing.T, alice, bob *Client, room strin
 	if err != nil {
 		t.Fatal(err)
 	}
-	last := first
 	for what, do := range map[string]func() (string, error){
 		"edit":   func() (string, error) { return alice.Edit(ctx, room, first, "better") },
 		"react":  func() (string, error) { return bob.React(ctx, room, first, "👍") },
@@ -52,12 +51,12 @@ func checkRoom(ctx context.Context, t *testing.T, alice, bob *Client, room strin
 		},
 		"encrypted": func() (string, error) { return bob.Encrypted(ctx, room) },
 	} {
-		if last, err = do(); err != nil {
+		if _, err := do(); err != nil {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
 	for what, err := range map[string]error{
-		"receipt": bob.Receipt(ctx, room, "m.read", last, "main"), "markers": bob.ReadMarkers(ctx, room, last), "typing": bob.Typing(ctx, room),
+		"receipt": bob.Receipt(ctx, room, "m.read", first, "main"), "markers": bob.ReadMarkers(ctx, room, first), "typing": bob.Typing(ctx, room),
 		"alias": alice.SetAlias(ctx, "#two:localhost", room),
 	} {
 		if err != nil {
@@ -78,7 +77,7 @@ func checkRoom(ctx context.Context, t *testing.T, alice, bob *Client, room strin
 	if id, err := bob.Alias(ctx, "#two:localhost"); err != nil || id != room {
 		t.Errorf("alias: %s, %v", id, err)
 	}
-	if _, err := bob.Context(ctx, room, last); err != nil {
+	if _, err := bob.Context(ctx, room, first); err != nil {
 		t.Errorf("context: %v", err)
 	}
 	if n, err := alice.Search(ctx, "better"); err != nil || n == 0 {
@@ -90,7 +89,8 @@ func checkRoom(ctx context.Context, t *testing.T, alice, bob *Client, room strin
 	if e, err := alice.Event(ctx, room, first); err != nil || e.Body() != "" {
 		t.Errorf("the redacted event has the text %q: %v", e.Body(), err)
 	}
-	if last, err = alice.Say(ctx, room, "the last"); err != nil {
+	last, err := alice.Say(ctx, room, "the last")
+	if err != nil {
 		t.Fatal(err)
 	}
 	if err := alice.PurgeHistory(ctx, room, last); err != nil {
