@@ -59,6 +59,7 @@ func (v *View) clone() *View {
 	c.Mismatches = slices.Clone(v.Mismatches)
 	c.Dropped = slices.Clone(v.Dropped)
 	c.Condemns = slices.Clone(v.Condemns)
+	c.Alarms = slices.Clone(v.Alarms)
 	return &c
 }
 
@@ -251,6 +252,10 @@ func (s *State) foldNote(at Position, n *Note) error {
 		}
 	case NoteCondemn:
 		s.Condemns = append(s.Condemns, at)
+	case NoteAlarm:
+		s.foldAlarm(at, n)
+	case NoteAcknowledge:
+		s.Alarms = slices.DeleteFunc(s.Alarms, func(a Alarm) bool { return a.At == *n.Alarm })
 	}
 	s.certain(n.SchemaCertain)
 	return nil

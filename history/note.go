@@ -46,12 +46,19 @@ const (
 	NoteDeleting NoteKind = 13
 	// NoteDone: see NoteDeleting.
 	NoteDone NoteKind = 14
+	// NoteAlarm: many rows of a table were deleted or rewritten at once (Table, Name,
+	// Time, From: end LSN of the first commit, Until: of the last, Change). An alarm of
+	// the same table with the same From is the same alarm, grown.
+	NoteAlarm NoteKind = 16
+	// NoteAcknowledge: somebody has looked at the alarm (Alarm, Time, Reason).
+	NoteAcknowledge NoteKind = 17
 )
 
 var noteNames = [...]string{
 	NotePosition: "position", NoteReady: "ready", NoteIncomplete: "incomplete", NoteComplete: "complete",
 	NoteMark: "mark", NotePin: "pin", NoteUnpin: "unpin", NoteIdentity: "identity", NoteMismatch: "mismatch",
 	NoteDropped: "dropped", NoteHandover: "handover", NoteCondemn: "condemn", NoteDeleting: "deleting", NoteDone: "done",
+	NoteAlarm: "alarm", NoteAcknowledge: "acknowledge",
 }
 
 // String gives the kind's name.
@@ -78,6 +85,8 @@ type Note struct {
 	Gen           chunkstore.Gen   `cbor:"11,keyasint"`
 	Prefixes      [][8]byte        `cbor:"12,keyasint,omitempty"`
 	MAC           []byte           `cbor:"13,keyasint,omitempty"`
+	Change        *MassChange      `cbor:"16,keyasint,omitempty"`
+	Alarm         *Position        `cbor:"17,keyasint,omitempty"`
 }
 
 // validate says the law of a note.
@@ -87,6 +96,9 @@ func (n *Note) validate() error {
 	}
 	if (n.Kind == NoteMark || n.Kind == NotePin || n.Kind == NoteUnpin) && n.Name == "" {
 		return fmt.Errorf("%s without a name: %w", n.Kind, record.ErrCorrupt)
+	}
+	if (n.Kind == NoteAlarm) != (n.Change != nil) || (n.Kind == NoteAcknowledge) != (n.Alarm != nil) {
+		return fmt.Errorf("%s without what it is about: %w", n.Kind, record.ErrCorrupt)
 	}
 	return nil
 }

@@ -47,6 +47,9 @@ type State struct {
 	Condemns []Position `cbor:"17,keyasint"`
 	// Checkpoint is the newest one, zero when there is none.
 	Checkpoint checkpointRef `cbor:"18,keyasint"`
+	// Alarms are the mass changes that nobody has acknowledged, in the order of their
+	// first notes. While there is one, nothing may be pruned.
+	Alarms []Alarm `cbor:"20,keyasint,omitempty"`
 }
 
 type entryHash [32]byte
