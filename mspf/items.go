@@ -226,13 +226,25 @@ type ToDevice struct {
 }
 
 // Database is im.lifeboat.synapse: the database as it is, for a return to the same
-// software without loss. Its rows come as [Row].
+// software without loss. Its rows come as [Row]. Names of tables and sequences are bare
+// in the schema public, else "schema.name".
 type Database struct {
-	Software  string           `json:"software"`
-	Schema    int64            `json:"schema_version"`
-	DDL       []string         `json:"ddl"`       // statements that make the schema, in order
-	Tables    []DatabaseTable  `json:"tables"`    // in the order of their rows
-	Sequences map[string]int64 `json:"sequences"` // by name: the next value
+	Software string `json:"software"`
+	Schema   int64  `json:"schema_version"`
+	// DDL and DDLAfter make the schema: one SQL command each, in order, without what only
+	// psql or a dump's session needs. DDL comes before the rows, DDLAfter when all of them
+	// are there: indexes, constraints, triggers.
+	DDL       []string                 `json:"ddl"`
+	DDLAfter  []string                 `json:"ddl_after"`
+	Tables    []DatabaseTable          `json:"tables"` // in the order of their rows; those without rows, too
+	Sequences map[string]SequenceState `json:"sequences"`
+}
+
+// SequenceState is what PostgreSQL's setval takes: the last value, and whether it was
+// handed out (else it is the next one).
+type SequenceState struct {
+	Last   int64 `json:"last"`
+	Called bool  `json:"called"`
 }
 
 // DatabaseTable names a table and the order of the columns in its rows.

@@ -165,8 +165,11 @@ func (w *world) contents() Contents {
 			Keys{User: "@a:example.org", Backups: map[string]Backup{"1": {Rooms: map[string]map[string]any{"!v1:example.org": {"s2": map[string]any{"is_verified": false}}}}}},
 		),
 		ToDevice: seq(ToDevice{"@a:example.org", "PHONE", map[string]any{"sender": "@b:example.org", "type": "m.room.encrypted", "content": map[string]any{"n": 1}}}, ToDevice{"@a:example.org", "PHONE", map[string]any{"sender": "@b:example.org", "type": "m.room.encrypted", "content": map[string]any{"n": 2}, "message_id": "x"}}),
-		Database: &Database{Software: "synapse", Schema: 94, DDL: []string{"CREATE TABLE users (name text)"}, Tables: []DatabaseTable{{Name: "users", Columns: []string{"name"}}}, Sequences: map[string]int64{"s": 7}},
-		Rows:     seq(Row{"users", "@a:example.org"}, Row{"users", `@b:example.org\tx`}),
+		Database: &Database{
+			Software: "synapse", Schema: 94, DDL: []string{"CREATE TABLE users (name text)"}, DDLAfter: []string{"CREATE UNIQUE INDEX users_name ON users (name)"},
+			Tables: []DatabaseTable{{Name: "users", Columns: []string{"name"}}}, Sequences: map[string]SequenceState{"s": {Last: 7, Called: true}},
+		},
+		Rows: seq(Row{"users", "@a:example.org"}, Row{"users", `@b:example.org\tx`}),
 		Losses: func() []Loss {
 			return []Loss{{Item: "im.lifeboat.media", Code: "media", State: Unsupported, Count: 3, Reason: "media are not in the archive yet"}}
 		},

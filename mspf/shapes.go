@@ -119,9 +119,10 @@ func toDeviceShape() shape {
 
 func databaseShape() shape {
 	return object(
-		req("software", text()), req("schema_version", integer()), req("ddl", listOf(text())),
+		req("software", text()), req("schema_version", integer()), req("ddl", listOf(text()), "one SQL command each, before the rows"),
+		req("ddl_after", listOf(text()), "indexes, constraints and triggers, when the rows are there"),
 		req("tables", listOf(object(req("name", text()), req("columns", listOf(text()))))),
-		req("sequences", mapOf("sequence", integer())),
+		req("sequences", mapOf("sequence", object(req("last", integer()), req("called", boolean(), "last was handed out; else it is the next value")))),
 	)
 }
 

@@ -16,7 +16,7 @@ var levels = map[string]int{
 	"systemd":      1, // a test of the unit, and nothing else
 	// Beside the house: a leaf that the rooms from level 1 on may use, and what serves
 	// tests and demonstrations only.
-	"internal/durable": 0, "internal/calm": 0,
+	"internal/durable": 0, "internal/calm": 0, "internal/spill": 0,
 	"internal/testpg": 1, "internal/house": 1, "internal/homeserver": 1, "internal/s3server": 1, "internal/demo": 4, "internal/proof": 4, "internal/synapseproof": 4, "internal/bench": 4, "internal/soak": 4,
 }
 
