@@ -261,6 +261,7 @@ func (p *proof) finish(ctx context.Context) error {
 	if broken != "" {
 		return fmt.Errorf("%s: %w", broken, cdc.ErrChanged)
 	}
+	base.Proved = known && predicted == base.Digest
 	// Before the base, which closes what is open and replaces what it disagrees with:
 	// a note that came after it would open for ever, or be lost in a crash.
 	if err := a.writeNotes(ctx); err != nil {
@@ -275,7 +276,7 @@ func (p *proof) finish(ctx context.Context) error {
 	a.log.Info("table copied", "table", base.Relation.String(), "rows", base.Digest.Count, "bytes", base.Bytes,
 		"new_bytes", fresh, "exact_from", base.ExactFrom.String(), "took", a.now().Sub(p.began).Round(time.Millisecond).String())
 	a.progress()
-	return a.verdict(ctx, base.Relation.OID, base, p.k, predicted, known)
+	return a.verdict(ctx, base, p.k)
 }
 
 // mismatch notes that a copy is not what the records predict, unless the log says
@@ -298,10 +299,9 @@ func (a *agent) mismatch(ctx context.Context, base *history.Base, predicted reco
 	})
 }
 
-// verdict holds the copy against the prediction and makes it the table's base.
-func (a *agent) verdict(ctx context.Context, oid uint32, base *history.Base, k *tracker, predicted record.Digest, known bool) error {
-	c := a.capture
-	met := known && predicted == base.Digest
+// verdict makes the copy, which was held against the prediction, the table's base.
+func (a *agent) verdict(ctx context.Context, base *history.Base, k *tracker) error {
+	c, oid := a.capture, base.Relation.OID
 	c.mu.Lock()
 	t := c.tables[oid]
 	if t == nil { // dropped meanwhile
@@ -322,7 +322,7 @@ func (a *agent) verdict(ctx context.Context, oid uint32, base *history.Base, k *
 		return nil
 	}
 	n := history.Note{Kind: history.NoteComplete, Table: oid, Name: name, Until: base.ExactFrom}
-	if met {
+	if base.Proved {
 		n.Reason = "the copy met the digest: the records give the same rows again" // in between they need not
 	}
 	return a.writer.Note(ctx, n)

@@ -255,7 +255,16 @@ func TestG5_PlantedFaultsAreFound(t *testing.T) {
 			testpg.WaitFor(t, 30*time.Second, "the next copy", func() bool { return len(b.view().Bases) >= 2 })
 			b.o.Tuning.RefreshEvery = 0
 			found := func() bool { return len(b.view().Mismatches) > 0 }
+			if first := b.view().Bases[0]; first.Proved {
+				t.Errorf("the first base counts as proved: %+v", first)
+			}
+			if second := b.view().Bases[1]; second.Proved != (f.name == "none") {
+				t.Errorf("the second copy: %+v", second)
+			}
 			if f.name == "none" {
+				if p := b.view().Proofs(); len(p) != 1 || p[0].ProvedAt == 0 || p[0].ProvedTime == 0 {
+					t.Errorf("proofs %+v", p)
+				}
 				if found() {
 					t.Errorf("a mismatch without a fault: %+v", b.view().Mismatches)
 				}

@@ -134,12 +134,16 @@ type StatusReport struct {
 
 // TableStatus is one captured table.
 type TableStatus struct {
-	Name       string     `json:"name"`
-	Rows       int64      `json:"rows"`
-	Bytes      int64      `json:"bytes"`
-	ExactFrom  record.LSN `json:"-"`
-	ExactText  string     `json:"exact_from"`
-	Incomplete bool       `json:"incomplete"`
+	Name       string `json:"name"`
+	Rows       int64  `json:"rows"`
+	Bytes      int64  `json:"bytes"`
+	ExactText  string `json:"exact_from"`
+	Incomplete bool   `json:"incomplete"`
+	// Copied is when the newest copy was finished. Proved is when the newest one was
+	// that had the digest which the records predict: zero when none had yet, as before
+	// the second copy, and always where the identity is minimal.
+	Copied time.Time `json:"copied,omitzero"`
+	Proved time.Time `json:"proved,omitzero"`
 }
 
 // Finding is one line of `lifeboat doctor`.

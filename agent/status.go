@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
+	"time"
 
 	"lifeboat.im/lifeboat/cdc"
 	"lifeboat.im/lifeboat/chunkstore"
 	"lifeboat.im/lifeboat/history"
+	"lifeboat.im/lifeboat/record"
 )
 
 // Status reads the log and, when it can be reached, the source. It needs no
@@ -32,16 +32,11 @@ func Status(ctx context.Context, repo *history.Repository, s *history.Secrets, o
 		r.Parent, r.ParentAt = p.ID.String(), p.At.String()
 	}
 	tables := map[uint32]int{}
-	for _, b := range v.Bases {
-		i, ok := tables[b.Table]
-		if !ok {
-			i = len(r.Tables)
-			tables[b.Table] = i
-			r.Tables = append(r.Tables, TableStatus{})
-		}
-		if b.ExactFrom >= r.Tables[i].ExactFrom {
-			r.Tables[i] = TableStatus{Name: b.Name, Rows: b.Rows, Bytes: b.Bytes, ExactFrom: b.ExactFrom, ExactText: b.ExactFrom.String()}
-		}
+	for _, p := range v.Proofs() {
+		tables[p.Table] = len(r.Tables)
+		r.Tables = append(r.Tables, TableStatus{
+			Name: p.Name, Rows: p.Rows, Bytes: p.Bytes, ExactText: p.ExactFrom.String(), Copied: momentOf(p.Time), Proved: momentOf(p.ProvedTime),
+		})
 	}
 	for _, i := range v.Incompletes {
 		if i.Until != 0 {
@@ -52,13 +47,6 @@ func Status(ctx context.Context, repo *history.Repository, s *history.Secrets, o
 			r.Tables[at].Incomplete = true
 		}
 	}
-	for _, d := range v.Dropped {
-		if at, ok := tables[d.Table]; ok && r.Tables[at].ExactFrom <= d.At {
-			r.Tables[at].Name = ""
-		}
-	}
-	r.Tables = slices.DeleteFunc(r.Tables, func(t TableStatus) bool { return t.Name == "" })
-	slices.SortFunc(r.Tables, func(a, b TableStatus) int { return strings.Compare(a.Name, b.Name) })
 	for _, m := range v.Mismatches {
 		r.Mismatches = append(r.Mismatches, fmt.Sprintf("%s between %s and %s: %s", m.Name, m.From, m.Until, m.Reason))
 	}
@@ -88,6 +76,14 @@ func Status(ctx context.Context, repo *history.Repository, s *history.Secrets, o
 		}
 	}
 	return r, nil
+}
+
+// momentOf gives the zero time where the log says nothing.
+func momentOf(t record.Time) time.Time {
+	if t == 0 {
+		return time.Time{}
+	}
+	return t.Time()
 }
 
 func (r *StatusReport) askSource(ctx context.Context, o Options, repo *history.Repository, s *history.Secrets, v *history.View) error {

@@ -163,7 +163,7 @@ func (s *State) foldBase(at Position, b *baseSummary) {
 	}
 	s.Bases = append(s.Bases, BaseInfo{
 		Position: at, Table: b.Table, Name: b.Name, RecordsFrom: b.RecordsFrom, ExactFrom: b.ExactFrom,
-		Rows: b.Rows, Bytes: b.Bytes, Time: b.Time,
+		Rows: b.Rows, Bytes: b.Bytes, Time: b.Time, Proved: b.Proved,
 	})
 	// A base is exact from its exact-from on, whatever was wrong before; a hole that
 	// opened after it stays open.

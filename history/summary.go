@@ -77,6 +77,8 @@ type baseSummary struct {
 	Bytes       int64      `cbor:"6,keyasint"`
 	// Time is when the copy was finished, by the writer's clock.
 	Time record.Time `cbor:"7,keyasint,omitempty"`
+	// Proved: it had the digest that the records before it predicted.
+	Proved bool `cbor:"8,keyasint,omitempty"`
 }
 
 type historySummary struct {

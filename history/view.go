@@ -120,6 +120,8 @@ type BaseInfo struct {
 	Bytes       int64      `cbor:"7,keyasint"`
 	// Time is when the copy was finished, by the writer's clock; 0: not said.
 	Time record.Time `cbor:"8,keyasint,omitempty"`
+	// Proved: the copy had the digest that the records before it predicted.
+	Proved bool `cbor:"9,keyasint,omitempty"`
 }
 
 // SchemaInfo is part 1 of a schema note: the schema was this one at every LSN in
@@ -204,8 +206,10 @@ type Base struct {
 	Fingerprint [32]byte `cbor:"9,keyasint"`
 	// Member is the table's stay in the publication under the snapshot, as in TableState.
 	Member string `cbor:"10,keyasint,omitempty"`
-	// Time is when the copy was finished, by the writer's clock; it stands in part 1.
-	Time record.Time `cbor:"-"`
+	// Time is when the copy was finished, by the writer's clock; Proved: it had the
+	// digest that the records before it predicted. Both stand in part 1.
+	Time   record.Time `cbor:"-"`
+	Proved bool        `cbor:"-"`
 }
 
 // Piece is a run of a base's lines: a rows chunk of whole lines each with its

@@ -377,7 +377,7 @@ func (w *Writer) Base(ctx context.Context, b *Base, reach []chunkstore.Name) err
 	}
 	d := draft{body: appendPart(nil, plain, bodyCompression(b.Relation.Secret)), sum: Summary{Base: &baseSummary{
 		Table: b.Relation.OID, Name: b.Relation.String(), RecordsFrom: b.RecordsFrom, ExactFrom: b.ExactFrom,
-		Rows: b.Digest.Count, Bytes: b.Bytes, Time: b.Time,
+		Rows: b.Digest.Count, Bytes: b.Bytes, Time: b.Time, Proved: b.Proved,
 	}}}
 	if err := w.log.reach(ctx, &d.sum, reach); err != nil {
 		return fmt.Errorf("add base of %s: %w", &b.Relation, err)

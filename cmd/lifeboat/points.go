@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -27,6 +28,7 @@ type branch struct {
 	Commits    uint64      `json:"commits"`
 	Marks      []markPoint `json:"marks"`
 	Holes      []hole      `json:"holes"`
+	Tables     []proved    `json:"tables"`
 	Damaged    string      `json:"damaged,omitempty"` // why nothing more is known of it
 }
 
@@ -34,6 +36,14 @@ type markPoint struct {
 	Name string    `json:"name"`
 	LSN  string    `json:"lsn"`
 	Time time.Time `json:"time"`
+}
+
+// proved is when a table was copied last, and when a copy of it last had the digest
+// that the records predict; zero: not yet.
+type proved struct {
+	Table  string    `json:"table"`
+	Copied time.Time `json:"copied,omitzero"`
+	Proved time.Time `json:"proved,omitzero"`
 }
 
 // hole is an interval in which a table is not exact.
@@ -79,7 +89,7 @@ func (a *app) points(ctx context.Context, since string) error {
 		branches = append(branches, b)
 	}
 	for _, d := range damaged {
-		branches = append(branches, branch{Lineage: d.ID.String(), Current: d.ID == host, Marks: []markPoint{}, Holes: []hole{}, Damaged: d.Err.Error()})
+		branches = append(branches, branch{Lineage: d.ID.String(), Current: d.ID == host, Marks: []markPoint{}, Holes: []hole{}, Tables: []proved{}, Damaged: d.Err.Error()})
 	}
 	done, err := a.printJSON(branches)
 	if err != nil {
@@ -114,7 +124,7 @@ func (a *app) parseSince(s string) (time.Time, error) {
 func describe(v *history.View, since time.Time) branch {
 	b := branch{
 		Lineage: v.ID.String(), From: v.First.String(), Until: v.Durable.String(), UntilTime: commitTime(v.DurableTime),
-		Restorable: v.Ready && v.First != 0 && v.First <= v.Durable, Marks: []markPoint{}, Holes: []hole{},
+		Restorable: v.Ready && v.First != 0 && v.First <= v.Durable, Marks: []markPoint{}, Holes: []hole{}, Tables: []proved{},
 	}
 	if p := v.Epochs[0].Parent; p != nil {
 		b.Parent, b.ParentAt = p.ID.String(), p.At.String()
@@ -139,6 +149,9 @@ func describe(v *history.View, since time.Time) branch {
 	}
 	for _, g := range v.SchemaGaps() {
 		b.Holes = append(b.Holes, hole{"(tables whose definition changed)", "the schema changed", g.From.String(), openEnd(g.Until)})
+	}
+	for _, p := range v.Proofs() {
+		b.Tables = append(b.Tables, proved{p.Name, commitTime(p.Time), commitTime(p.ProvedTime)})
 	}
 	return b
 }
@@ -177,6 +190,7 @@ func (a *app) printBranch(b *branch) {
 		a.fact("  restorable  every commit from lsn:%s to lsn:%s%s", b.From, b.Until, atMoment(b.UntilTime))
 		a.fact("  commits     %d", b.Commits)
 	}
+	a.printProved(b.Tables)
 	for _, m := range b.Marks {
 		a.fact("  mark        %s  lsn:%s  %s", m.Name, m.LSN, moment(m.Time))
 	}
@@ -186,5 +200,30 @@ func (a *app) printBranch(b *branch) {
 			until = "exact again from lsn:" + h.Until
 		}
 		a.fact("  hole        %s: %s; exact up to lsn:%s, %s", h.Table, h.Reason, h.From, until)
+	}
+}
+
+// printProved says how old the proofs of the tables are, and which have none.
+func (a *app) printProved(tables []proved) {
+	var oldest proved
+	var none []string
+	for _, t := range tables {
+		switch {
+		case t.Proved.IsZero():
+			none = append(none, t.Table)
+		case oldest.Table == "" || t.Proved.Before(oldest.Proved):
+			oldest = t
+		}
+	}
+	if n := len(tables) - len(none); n > 0 {
+		a.fact("  proved      %d of %s by a copy that met the records; longest ago %s, %s", n,
+			count(int64(len(tables)), "table", "tables"), oldest.Table, minute(oldest.Proved, ""))
+	}
+	if len(none) > 0 {
+		list := strings.Join(none[:min(len(none), 5)], ", ")
+		if len(none) > 5 {
+			list += fmt.Sprintf(" and %d more", len(none)-5)
+		}
+		a.fact("  not proved  %s: a later copy will be held against the records", list)
 	}
 }

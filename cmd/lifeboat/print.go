@@ -134,6 +134,14 @@ func moment(t time.Time) string {
 	return t.Local().Format("2006-01-02T15:04:05.000000-07:00")
 }
 
+// minute is a time as tables show it, otherwise for the zero time.
+func minute(t time.Time, otherwise string) string {
+	if t.IsZero() {
+		return otherwise
+	}
+	return t.Local().Format("2006-01-02 15:04-07:00")
+}
+
 // atMoment is moment in brackets, nothing for the zero time.
 func atMoment(t time.Time) string {
 	if t.IsZero() {

@@ -54,13 +54,13 @@ func (a *app) status(ctx context.Context) error {
 	for _, n := range r.Notes {
 		a.fact("Note               %s", n)
 	}
-	rows := [][]string{{"TABLE", "ROWS AT ITS COPY", "SIZE", "EXACT FROM"}}
+	rows := [][]string{{"TABLE", "ROWS AT ITS COPY", "SIZE", "EXACT FROM", "COPIED", "PROVED"}}
 	for _, t := range r.Tables {
 		exact := "lsn:" + t.ExactText
 		if t.Incomplete {
 			exact += " (incomplete)"
 		}
-		rows = append(rows, []string{t.Name, fmt.Sprint(t.Rows), mib(t.Bytes), exact})
+		rows = append(rows, []string{t.Name, fmt.Sprint(t.Rows), mib(t.Bytes), exact, minute(t.Copied, "not said"), minute(t.Proved, "not yet")})
 	}
 	if len(r.Tables) > 0 {
 		a.table(rows)
