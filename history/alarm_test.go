@@ -30,6 +30,7 @@ func TestAlarms(t *testing.T) {
 	if err != nil || id != got[0].At {
 		t.Fatalf("id %q: %v, %v", got[0].ID(), id, err)
 	}
+	must(t, w.w.Note(ctx, Note{Kind: NoteRound, Name: Weekly, From: 1, Until: 5, Point: 7, Time: 9}))
 	must(t, w.w.Rotate(ctx, Opening{Durable: w.w.View().Durable}))
 	must(t, w.w.Checkpoint(ctx))
 	must(t, w.operatorLog().AppendNote(ctx, Note{Kind: NoteAcknowledge, Alarm: &id}))
@@ -38,7 +39,10 @@ func TestAlarms(t *testing.T) {
 	if len(v.Alarms) != 2 || v.Alarms[0].Table != 8 || v.Alarms[1].From != 200 {
 		t.Errorf("after the acknowledgement: %+v", v.Alarms)
 	}
-	for _, bad := range []Note{{Kind: NoteAlarm}, {Kind: NoteAcknowledge}, {Kind: NoteReady, Alarm: &id}} {
+	if want := (Round{Weekly, 1, 5, 7, 9}); len(v.Rounds) != 1 || v.Rounds[0] != want {
+		t.Errorf("rounds %+v, want %+v", v.Rounds, want)
+	}
+	for _, bad := range []Note{{Kind: NoteAlarm}, {Kind: NoteAcknowledge}, {Kind: NoteReady, Alarm: &id}, {Kind: NoteRound}, {Kind: NoteRound, Name: Weekly, From: 2, Until: 1, Point: 3}} {
 		if err := bad.validate(); !errors.Is(err, record.ErrCorrupt) {
 			t.Errorf("%+v is let through: %v", bad, err)
 		}

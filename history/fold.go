@@ -59,6 +59,7 @@ func (v *View) clone() *View {
 	c.Mismatches = slices.Clone(v.Mismatches)
 	c.Dropped = slices.Clone(v.Dropped)
 	c.Condemns = slices.Clone(v.Condemns)
+	c.Rounds = slices.Clone(v.Rounds)
 	c.Alarms = slices.Clone(v.Alarms)
 	return &c
 }
@@ -252,6 +253,8 @@ func (s *State) foldNote(at Position, n *Note) error {
 		}
 	case NoteCondemn:
 		s.Condemns = append(s.Condemns, at)
+	case NoteRound:
+		s.Rounds = append(s.Rounds, Round{Kind: n.Name, From: n.From, Until: n.Until, Point: n.Point, Time: n.Time})
 	case NoteAlarm:
 		s.foldAlarm(at, n)
 	case NoteAcknowledge:

@@ -46,6 +46,10 @@ const (
 	NoteDeleting NoteKind = 13
 	// NoteDone: see NoteDeleting.
 	NoteDone NoteKind = 14
+	// NoteRound: every table was copied within a short span, so that the log can be
+	// thinned to this point (Name: [Weekly] or [Monthly], From, Until, Point, Time: as in
+	// [Round]).
+	NoteRound NoteKind = 15
 	// NoteAlarm: many rows of a table were deleted or rewritten at once (Table, Name,
 	// Time, From: end LSN of the first commit, Until: of the last, Change). An alarm of
 	// the same table with the same From is the same alarm, grown.
@@ -58,7 +62,7 @@ var noteNames = [...]string{
 	NotePosition: "position", NoteReady: "ready", NoteIncomplete: "incomplete", NoteComplete: "complete",
 	NoteMark: "mark", NotePin: "pin", NoteUnpin: "unpin", NoteIdentity: "identity", NoteMismatch: "mismatch",
 	NoteDropped: "dropped", NoteHandover: "handover", NoteCondemn: "condemn", NoteDeleting: "deleting", NoteDone: "done",
-	NoteAlarm: "alarm", NoteAcknowledge: "acknowledge",
+	NoteRound: "round", NoteAlarm: "alarm", NoteAcknowledge: "acknowledge",
 }
 
 // String gives the kind's name.
@@ -85,6 +89,7 @@ type Note struct {
 	Gen           chunkstore.Gen   `cbor:"11,keyasint"`
 	Prefixes      [][8]byte        `cbor:"12,keyasint,omitempty"`
 	MAC           []byte           `cbor:"13,keyasint,omitempty"`
+	Point         record.LSN       `cbor:"14,keyasint,omitempty"`
 	Change        *MassChange      `cbor:"16,keyasint,omitempty"`
 	Alarm         *Position        `cbor:"17,keyasint,omitempty"`
 }
@@ -96,6 +101,9 @@ func (n *Note) validate() error {
 	}
 	if (n.Kind == NoteMark || n.Kind == NotePin || n.Kind == NoteUnpin) && n.Name == "" {
 		return fmt.Errorf("%s without a name: %w", n.Kind, record.ErrCorrupt)
+	}
+	if n.Kind == NoteRound && (n.Name != Weekly && n.Name != Monthly || n.From > n.Until || n.Until > n.Point) {
+		return fmt.Errorf("%s %q of copies from %s to %s at %s: %w", n.Kind, n.Name, n.From, n.Until, n.Point, record.ErrCorrupt)
 	}
 	if (n.Kind == NoteAlarm) != (n.Change != nil) || (n.Kind == NoteAcknowledge) != (n.Alarm != nil) {
 		return fmt.Errorf("%s without what it is about: %w", n.Kind, record.ErrCorrupt)

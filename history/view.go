@@ -47,6 +47,8 @@ type State struct {
 	Condemns []Position `cbor:"17,keyasint"`
 	// Checkpoint is the newest one, zero when there is none.
 	Checkpoint checkpointRef `cbor:"18,keyasint"`
+	// Rounds are the sparse points, in the order of their notes.
+	Rounds []Round `cbor:"19,keyasint,omitempty"`
 	// Alarms are the mass changes that nobody has acknowledged, in the order of their
 	// first notes. While there is one, nothing may be pruned.
 	Alarms []Alarm `cbor:"20,keyasint,omitempty"`
