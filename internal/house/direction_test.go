@@ -9,7 +9,7 @@ import (
 // here, with a thought about what it may know.
 var levels = map[string]int{
 	"record": 0, "chunkstore": 0,
-	"cdc": 1, "history": 1, "synapse": 1, "mspf": 1, "mspf/event": 0, "chunkstore/fs": 1, "chunkstore/s3": 1, "chunkstore/storetest": 1,
+	"cdc": 1, "history": 1, "synapse": 1, "mspf": 1, "mspf/event": 0, "synapse/archive": 2, "chunkstore/fs": 1, "chunkstore/s3": 1, "chunkstore/storetest": 1,
 	"agent": 2, "restore": 2,
 	"standby":      3,
 	"cmd/lifeboat": 4,

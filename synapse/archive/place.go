@@ -1,0 +1,188 @@
+package archive
+
+import (
+	"crypto/ed25519"
+	"encoding/binary"
+	"errors"
+	"hash/maphash"
+	"strings"
+
+	"lifeboat.im/lifeboat/internal/spill"
+	"lifeboat.im/lifeboat/mspf"
+	"lifeboat.im/lifeboat/mspf/event"
+)
+
+// placedEvent is an event and its place.
+type placedEvent struct {
+	key  []byte // place in the archive: room and order within it
+	text fields
+	refs fields
+}
+
+func (p *placedEvent) add(placed, refs *spill.Sorter) error {
+	return errors.Join(placed.Add(p.key, p.text), refs.Add(p.key, p.refs))
+}
+
+// Events that came without their room, and other facts that decide how an event is
+// meant, stand in internal_metadata.
+func (e *stored) flag(name string) bool {
+	v, _ := e.meta[name].(bool)
+	return v
+}
+
+// place checks an event and says where it belongs. It is called from several goroutines.
+func (b *builder) place(e *stored, bans map[[2]string][]ban) *placedEvent {
+	r := e.facts
+	m := mspf.EventMeta{
+		EventID: e.id, StreamOrdering: e.stream, ReceivedTS: e.received, Outlier: e.outlier, Rejected: e.rejected,
+		SoftFailed: e.flag("soft_failed"), OutOfBand: e.flag("out_of_band_membership"), TxnID: e.txn, DeviceID: e.device,
+	}
+	for _, p := range []string{"policy_server_spammy", "spam_checker_spammy"} {
+		if e.flag(p) {
+			m.Policy = p
+		}
+	}
+	tree, _, err := event.Parse(e.json)
+	if err != nil {
+		tree = nil // [mspf.Write] says what becomes of it
+	}
+	text := e.json
+	if tree != nil {
+		if e.kind == "" {
+			e.kind, _ = tree["type"].(string)
+		}
+		if e.sender == "" {
+			e.sender, _ = tree["sender"].(string)
+		}
+		m.RedactedBy = b.redactedBy(e, bans)
+		if r.known {
+			text = b.checked(e, r, tree, &m)
+		}
+	}
+	return &placedEvent{key: b.placeOf(e, r, tree), text: encodeEvent(&m, text), refs: b.references(e, tree, &m)}
+}
+
+// checked holds the event against its id, its hash and our signature, and gives the text
+// that the archive has.
+func (b *builder) checked(e *stored, r *room, tree map[string]any, m *mspf.EventMeta) []byte {
+	for _, k := range []string{"unsigned", "age_ts", "outlier", "destinations"} {
+		delete(tree, k)
+	}
+	if id, err := r.rules.EventID(tree); err != nil || id != e.id {
+		b.report.add(1, mspf.Loss{Item: "m.events", Key: e.room, Code: "event_id", State: mspf.Lossy, Reason: "the stored event is not the one that its id names: an importer will not accept it"})
+	}
+	if r.rules.CheckContentHash(tree) != nil {
+		if isRedacted(r.rules, tree) {
+			m.Censored = true
+		} else {
+			b.report.add(1, mspf.Loss{Item: "m.events", Key: e.room, Code: "content_hash", State: mspf.Lossy, Reason: "the content is not what its hash says, and no redaction says why"})
+		}
+	}
+	b.signature(e, r, tree)
+	if m.RedactedBy == "" || m.Censored || b.o.AsStored {
+		return e.json
+	}
+	text, err := event.Canonical(r.rules.Redact(tree))
+	if err != nil { // rather nothing than what was taken back
+		b.report.add(1, mspf.Loss{Item: "m.events", Key: e.room, Code: "redaction_failed", State: mspf.Unsupported, Reason: "a redacted event cannot be written without its content: it is left out"})
+		return nil
+	}
+	m.Censored = true
+	return text
+}
+
+// signature checks our own on what our users sent.
+func (b *builder) signature(e *stored, r *room, tree map[string]any) {
+	if len(b.keys) == 0 || !b.local(e.sender) {
+		return
+	}
+	by, _ := tree["signatures"].(map[string]any)
+	ours, _ := by[b.server].(map[string]any)
+	checked := false
+	for id := range ours {
+		k, known := b.keys[id]
+		if !known {
+			continue
+		}
+		checked = true
+		if r.rules.CheckSignature(tree, b.server, id, k) != nil {
+			b.report.add(1, mspf.Loss{Item: "m.events", Key: e.room, Code: "signature", State: mspf.Lossy, Reason: "events of this server that its key did not sign"})
+		}
+	}
+	if !checked {
+		b.report.add(1, mspf.Loss{Item: "m.events", Code: "signature_unchecked", State: mspf.Absent, Reason: "events of this server that none of the known keys signed"})
+	}
+}
+
+// placeOf sorts rooms of this server alone first, which nobody else has; in a room the
+// create event, then by depth, then in the order in which the events came.
+func (b *builder) placeOf(e *stored, r *room, tree map[string]any) []byte {
+	k := []byte{0}
+	if r.shared {
+		k[0] = 1
+	}
+	k = append(k, byLength(e.room)...)
+	if e.kind != "m.room.create" {
+		k = append(k, 1)
+	} else {
+		k = append(k, 0)
+	}
+	depth, _ := tree["depth"].(int64)
+	k = appendInt(appendInt(k, depth), e.stream)
+	return append(k, e.id...)
+}
+
+// roomOf is where the room ends in a key of placeOf.
+func roomOf(k []byte) int {
+	if len(k) < 5 {
+		return len(k)
+	}
+	return min(5+int(binary.BigEndian.Uint32(k[1:])), len(k))
+}
+
+// references are what decides the order: hashes of the event's id and of those that it
+// names. Loose events (outliers, rejected ones) may name what nobody has.
+func (b *builder) references(e *stored, tree map[string]any, m *mspf.EventMeta) fields {
+	f := fields{}.bool(m.Outlier || m.OutOfBand || m.Rejected != "").bool(e.isState(tree))
+	f = binary.BigEndian.AppendUint64(f, b.hash(e.id))
+	prev, auth := event.References(tree, "prev_events"), event.References(tree, "auth_events")
+	f = f.int(int64(len(prev)))
+	for _, id := range append(prev, auth...) {
+		f = binary.BigEndian.AppendUint64(f, b.hash(id))
+	}
+	return f
+}
+
+func (e *stored) isState(tree map[string]any) bool {
+	_, is := tree["state_key"]
+	return is
+}
+
+func (b *builder) hash(id string) uint64 { return maphash.String(b.seed, id) }
+
+func encodeEvent(m *mspf.EventMeta, text []byte) fields {
+	return fields{}.bytes(text).text(m.EventID).int(m.StreamOrdering).int(m.ReceivedTS).bool(m.Outlier).text(m.Rejected).bool(m.SoftFailed).
+		bool(m.OutOfBand).bool(m.Censored).text(m.Policy).text(m.RedactedBy).text(m.TxnID).text(m.DeviceID)
+}
+
+func decodeEvent(v reader) (m mspf.EventMeta, text []byte) {
+	text = v.bytes()
+	m = mspf.EventMeta{
+		EventID: v.text(), StreamOrdering: v.int(), ReceivedTS: v.int(), Outlier: v.bool(), Rejected: v.text(), SoftFailed: v.bool(),
+		OutOfBand: v.bool(), Censored: v.bool(), Policy: v.text(), RedactedBy: v.text(), TxnID: v.text(), DeviceID: v.text(),
+	}
+	return m, text
+}
+
+// publicKey gives the key id and the public half of a line "ed25519 <version> <seed>".
+func publicKey(line string) (id string, k ed25519.PublicKey, err error) {
+	f := strings.Fields(line)
+	if len(f) != 3 || f[0] != "ed25519" {
+		return "", nil, errors.New("not a signing key: one line \"ed25519 <version> <seed in base64>\" is wanted")
+	}
+	seed, err := unpadded(f[2])
+	if err != nil || len(seed) != ed25519.SeedSize {
+		return "", nil, errors.New("not a signing key: its seed is not 32 bytes in base64")
+	}
+	return "ed25519:" + f[1], ed25519.NewKeyFromSeed(seed).Public().(ed25519.PublicKey), nil
+}

@@ -1,0 +1,196 @@
+package archive
+
+import (
+	"bytes"
+
+	"lifeboat.im/lifeboat/internal/spill"
+	"lifeboat.im/lifeboat/mspf/event"
+)
+
+// redaction is one that names an event.
+type redaction struct {
+	id        string
+	room      string
+	sender    string // of the redaction
+	confirmed bool   // Synapse has found it allowed
+	usable    bool   // it exists and was not rejected
+	recheck   bool   // allowed only from a user of the same server
+}
+
+func (x redaction) encode() fields {
+	return fields{}.text(x.id).text(x.room).text(x.sender).bool(x.confirmed).bool(x.usable).bool(x.recheck)
+}
+
+func decodeRedaction(v reader) redaction {
+	return redaction{id: v.text(), room: v.text(), sender: v.text(), confirmed: v.bool(), usable: v.bool(), recheck: v.bool()}
+}
+
+// applies decides as Synapse does when it reads an event (databases/main/events_worker.py,
+// _maybe_redact_event_row). Create events are never redacted.
+func (x redaction) applies(e *stored) bool {
+	switch {
+	case e.kind == "m.room.create":
+		return false
+	case x.confirmed:
+		return true
+	case !x.usable || x.room != e.room:
+		return false
+	}
+	return !x.recheck || domain(x.sender) == domain(e.sender)
+}
+
+// ban redacts what a user sent to a room before a position (MSC4293).
+type ban struct {
+	redaction
+	end int64 // 0: there is none
+}
+
+// What is known of a redaction, by its own id.
+const (
+	redactsEvent byte = iota
+	redactsUser
+	redactionRow
+	redactionRejected
+	redactionMeta
+)
+
+// redactions puts together what is known of each redaction, and gives each to the
+// event that it names: add is called with the target.
+func (b *builder) redactions(add func(target string, x redaction) error) (bans map[[2]string][]ban, err error) {
+	s, err := b.redactionFacts()
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	bans = map[[2]string][]ban{}
+	for g, err := range b.groups(s, firstText) {
+		if err != nil {
+			return nil, err
+		}
+		x := redaction{id: string(g.key[:len(g.key)-1])}
+		type target struct {
+			id, room, user string
+			end            int64
+			confirmed      bool
+		}
+		var targets []target
+		for p, err := range g.pairs {
+			if err != nil {
+				return nil, err
+			}
+			switch v := reader(p.Value); p.Key[len(p.Key)-1] {
+			case redactsEvent:
+				targets = append(targets, target{id: v.text(), confirmed: v.bool()})
+			case redactsUser:
+				targets = append(targets, target{room: v.text(), user: v.text(), end: v.int()})
+			case redactionRow:
+				x.room, x.sender, x.usable = v.text(), v.text(), true
+			case redactionRejected:
+				x.usable = false
+			case redactionMeta:
+				x.recheck = v.bool()
+			}
+		}
+		for _, t := range targets {
+			x.confirmed = t.confirmed
+			if t.id == "" {
+				k := [2]string{t.room, t.user}
+				bans[k] = append(bans[k], ban{x, t.end})
+			} else if err := add(t.id, x); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return bans, nil
+}
+
+func (b *builder) redactionFacts() (*spill.Sorted, error) {
+	s := b.sorter(16)
+	put := func(id string, kind byte, f fields) error { return s.Add(append(key(id), kind), f) }
+	banned := map[string]bool{}
+	for r, err := range b.rows("room_ban_redactions", "redacting_event_id", "room_id", "user_id", "redact_end_ordering") {
+		if err != nil {
+			return nil, err
+		}
+		banned[r.text(0)] = true
+		if err := put(r.text(0), redactsUser, fields{}.text(r.text(1)).text(r.text(2)).int(r.int(3))); err != nil {
+			return nil, err
+		}
+	}
+	any := len(banned) > 0
+	for r, err := range b.rows("redactions", "event_id", "redacts", "recheck") {
+		if err != nil {
+			return nil, err
+		}
+		any = true
+		// Before schema 94 nothing said that a redaction was found allowed.
+		if err := put(r.text(0), redactsEvent, fields{}.text(r.text(1)).bool(!r.null(2) && !r.bool(2))); err != nil {
+			return nil, err
+		}
+	}
+	if !any {
+		return s.Sorted()
+	}
+	for r, err := range b.rows("events", "event_id", "type", "room_id", "sender", "rejection_reason") {
+		if err != nil {
+			return nil, err
+		}
+		id := r.text(0)
+		if r.text(1) != "m.room.redaction" && !banned[id] {
+			continue
+		}
+		if err := put(id, redactionRow, fields{}.text(r.text(2)).text(r.text(3))); err != nil {
+			return nil, err
+		}
+		if !r.null(4) {
+			if err := put(id, redactionRejected, nil); err != nil {
+				return nil, err
+			}
+		}
+	}
+	for r, err := range b.rows("rejections", "event_id") {
+		if err != nil {
+			return nil, err
+		}
+		if err := put(r.text(0), redactionRejected, nil); err != nil {
+			return nil, err
+		}
+	}
+	for r, err := range b.rows("event_json", "event_id", "internal_metadata") {
+		if err != nil {
+			return nil, err
+		}
+		if !bytes.Contains(r.fields[1], []byte("recheck_redaction")) {
+			continue
+		}
+		tree, _ := r.object(1)
+		recheck, _ := tree["recheck_redaction"].(bool)
+		if err := put(r.text(0), redactionMeta, fields{}.bool(recheck)); err != nil {
+			return nil, err
+		}
+	}
+	return s.Sorted()
+}
+
+// redacted gives the event as it is after what takes it back; "" when nothing does.
+func (b *builder) redactedBy(e *stored, bans map[[2]string][]ban) string {
+	for _, x := range e.redactions {
+		if x.applies(e) {
+			return x.id
+		}
+	}
+	for _, x := range bans[[2]string{e.room, e.sender}] {
+		if (x.end == 0 || e.stream < x.end) && x.applies(e) {
+			return x.id
+		}
+	}
+	return ""
+}
+
+// isRedacted says whether an event is what a redaction leaves of it: so it is kept when
+// its content came without fitting its hash, and when Synapse has censored it.
+func isRedacted(rules event.Version, tree map[string]any) bool {
+	all, err1 := event.Canonical(tree)
+	kept, err2 := event.Canonical(rules.Redact(tree))
+	return err1 == nil && err2 == nil && bytes.Equal(all, kept)
+}
