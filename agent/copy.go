@@ -31,7 +31,8 @@ const (
 // in the same way (design §6), and holds each copy against its prediction (G5).
 type copier struct {
 	a    *agent
-	wake chan struct{}
+	wake chan struct{} // what cannot wait
+	due  chan struct{} // copies anew
 	// proofs are the copies that wait for the stream to reach them.
 	proofs *errgroup.Group
 
@@ -51,34 +52,42 @@ func (k *copier) offer(cat *cdc.Catalog) {
 }
 
 func (k *copier) run(ctx context.Context) error {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
 	var pctx context.Context
 	k.proofs, pctx = errgroup.WithContext(ctx)
 	k.proofs.SetLimit(maxProofs)
 	defer k.proofs.Wait() // its error is the cause of pctx below
-	for {
-		if err := k.round(pctx); err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			return errors.Join(err, context.Cause(pctx))
+	loops, lctx := errgroup.WithContext(pctx)
+	loops.Go(func() error { return k.loop(lctx, k.wake, k.round) })
+	loops.Go(func() error { return k.loop(lctx, k.due, k.refreshOne) })
+	err := loops.Wait()
+	if ctx.Err() != nil {
+		return nil
+	}
+	return errors.Join(err, context.Cause(pctx))
+}
+
+// loop does a round at each wake, each second, and while it asks to go on.
+func (k *copier) loop(ctx context.Context, wake <-chan struct{}, round func(context.Context) (again bool, err error)) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		again, err := round(ctx)
+		if err != nil {
+			return err
+		}
+		if again {
+			continue
 		}
 		select {
 		case <-ctx.Done():
-			return nil
-		case <-pctx.Done():
-			if ctx.Err() != nil {
-				return nil
-			}
-			return context.Cause(pctx)
-		case <-k.wake:
+		case <-wake:
 		case <-tick.C:
 		}
 	}
+	return nil
 }
 
-// wanted lists the tables that are to be copied and can be now.
+// wanted lists the tables that are to be copied at once and can be now.
 func (k *copier) wanted() (big, small []cdc.Table) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -92,7 +101,7 @@ func (k *copier) wanted() (big, small []cdc.Table) {
 	for i := range k.cat.Tables {
 		ct := &k.cat.Tables[i]
 		t := c.tables[ct.Relation.OID]
-		if t == nil || t.wanted == "" || t.proving || !ct.InPublication || !ct.Settled || now.Before(k.wait[t.oid]) || t.fingerprint != ct.Fingerprint {
+		if t == nil || t.wanted == "" || !k.ready(t, ct, now) {
 			continue
 		}
 		if ct.Bytes >= bigTable {
@@ -104,36 +113,43 @@ func (k *copier) wanted() (big, small []cdc.Table) {
 	return big, small
 }
 
-func (k *copier) round(ctx context.Context) error {
+// ready reports whether a table can be copied now; k.mu and capture.mu are held.
+func (k *copier) ready(t *table, ct *cdc.Table, now time.Time) bool {
+	return !t.proving && ct.InPublication && ct.Settled && !now.Before(k.wait[t.oid]) && t.fingerprint == ct.Fingerprint
+}
+
+func (k *copier) round(ctx context.Context) (again bool, err error) {
 	big, small := k.wanted()
 	workers := k.a.o.Tuning.Workers
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(workers)
 	for i := range small {
-		g.Go(func() error { return k.one(gctx, ctx, small[i], 1) })
+		g.Go(func() error { return k.one(gctx, ctx, small[i], cdc.CopyOptions{Workers: 1}) })
 	}
 	if err := g.Wait(); err != nil {
-		return err
+		return false, err
 	}
 	for i := range big {
-		if err := k.one(ctx, ctx, big[i], workers); err != nil {
-			return err
+		if err := k.one(ctx, ctx, big[i], cdc.CopyOptions{Workers: workers}); err != nil {
+			return false, err
 		}
 	}
-	return nil
+	return false, nil
 }
 
-// one copies one table, or puts it off when it is in use. The verdict outlives the
-// round: it has the copier's context.
-func (k *copier) one(ctx, whole context.Context, ct cdc.Table, workers int) error {
-	p, err := k.a.copyTable(ctx, ct, workers)
+// one copies one table, or puts it off when it is in use. The verdict outlives ctx: it
+// has the copier's context.
+func (k *copier) one(ctx, whole context.Context, ct cdc.Table, o cdc.CopyOptions) error {
+	oid := ct.Relation.OID
+	k.a.capture.setProving(oid, true)
+	p, err := k.a.copyTable(ctx, ct, o)
 	if err != nil {
+		k.a.capture.setProving(oid, false)
 		return k.putOff(ct, err)
 	}
-	k.a.capture.setProving(ct.Relation.OID, true)
 	k.proofs.Go(func() error {
 		err := p.finish(whole)
-		k.a.capture.setProving(ct.Relation.OID, false)
+		k.a.capture.setProving(oid, false)
 		if err != nil {
 			err = k.putOff(ct, err)
 		}
@@ -156,11 +172,11 @@ func (k *copier) ask() {
 }
 
 func (k *copier) putOff(ct cdc.Table, err error) error {
-	later := copyRetry
+	later := k.a.now().Add(copyRetry)
 	switch {
 	case errors.Is(err, cdc.ErrTooLong):
 		k.a.log.Warn("copy stopped: it takes longer than copy_max", "table", ct.Relation.String(), "err", err.Error())
-		later = time.Hour
+		later = k.later()
 	case errors.Is(err, cdc.ErrBusy), errors.Is(err, cdc.ErrYield), errors.Is(err, cdc.ErrSnapshotTooOld):
 		k.a.log.Info("copy waits", "table", ct.Relation.String(), "reason", err.Error())
 	case errors.Is(err, cdc.ErrChanged), errors.Is(err, cdc.ErrGone), condemned(err): // its chunks get the next generation
@@ -170,7 +186,7 @@ func (k *copier) putOff(ct cdc.Table, err error) error {
 		return fmt.Errorf("copy %s: %w", ct.Relation.String(), err)
 	}
 	k.mu.Lock()
-	k.wait[ct.Relation.OID] = k.a.now().Add(later)
+	k.wait[ct.Relation.OID] = later
 	k.mu.Unlock()
 	return nil
 }
@@ -187,23 +203,22 @@ type proof struct {
 
 // copyTable reads a table under one snapshot; its chunks are in the store when it
 // returns. A crash before the entry leaves chunks that the next copy meets again.
-func (a *agent) copyTable(ctx context.Context, ct cdc.Table, workers int) (*proof, error) {
+func (a *agent) copyTable(ctx context.Context, ct cdc.Table, o cdc.CopyOptions) (*proof, error) {
 	p := &proof{a: a, began: a.now()}
 	c := a.capture
 	release := c.hold()
 	defer release()
+	o.NotBefore, o.Max = a.opening.XMax, a.o.Tuning.CopyMax
+	o.Position = func(s record.Snapshot) record.LSN {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		p.k = c.track(ct.Relation.OID, s)
+		release()
+		p.snapshotAt = a.now()
+		return p.k.received
+	}
 	var err error
-	p.copied, err = a.source.Copy(ctx, ct, cdc.CopyOptions{
-		Workers: workers, NotBefore: a.opening.XMax, Max: a.o.Tuning.CopyMax,
-		Position: func(s record.Snapshot) record.LSN {
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			p.k = c.track(ct.Relation.OID, s)
-			release()
-			p.snapshotAt = a.now()
-			return p.k.received
-		},
-	}, func(int) cdc.LineSink {
+	p.copied, err = a.source.Copy(ctx, ct, o, func(int) cdc.LineSink {
 		s := newSink(ctx, a, &ct.Relation)
 		p.sinks = append(p.sinks, s)
 		return s
@@ -313,6 +328,7 @@ func (a *agent) verdict(ctx context.Context, base *history.Base, k *tracker) err
 	t.known = !k.after.unsure && base.Relation.Identity == record.Full
 	t.recordBytes, t.baseBytes, t.rows = k.bytes, base.Bytes, base.Digest.Count
 	t.exactFrom, t.copied, t.wanted, t.open = base.ExactFrom, a.now(), "", false
+	t.due = ""
 	suspect := k.suspect != ""
 	if suspect { // between the base's entry and here: the entry has closed what was open
 		c.suspectFrom(t, k.suspect, from)

@@ -55,18 +55,38 @@ type Tuning struct {
 	// MergeEvery and MergeSegments end an epoch: default 1 h, 1,000.
 	MergeEvery    time.Duration
 	MergeSegments int
-	// RefreshEvery: each table is copied anew at least this often (default 14 days),
-	// and when its records exceed half of its base.
+	// RefreshEvery: each table is copied anew at least this often (default 14 days;
+	// the window in which every commit is kept), and when its records exceed half of its
+	// base.
 	RefreshEvery time.Duration
+	// RefreshRate is how many bytes of rows a second are copied anew; 0: 32 MiB;
+	// negative: as fast as it goes. RefreshHours are when.
+	RefreshRate  int64
+	RefreshHours Hours
+	// Weekly and Monthly: a round of copies of all tables is made in each.
+	Weekly, Monthly bool
 	// RefreshMin is the size of records below which a table is not refreshed early;
 	// default 16 MiB.
 	RefreshMin int64
+	// Alarm is when a change of many rows is noted.
+	Alarm Alarm
 	// CopyMax bounds one copy (protocol §4); default 1 h.
 	CopyMax time.Duration
 	// Workers copy tables in parallel; default 2.
 	Workers int
 	// Memory bounds the segments in flight, in bytes; default 16 MiB each, two.
 	SegmentBytes int
+}
+
+// Alarm says which changes are so large that they are noted in the log, and keep it
+// from being pruned until somebody has looked.
+type Alarm struct {
+	Off bool
+	// Share of a table's rows, 0 to 1, that one commit or the commits of one minute may
+	// delete or rewrite; default 0.3.
+	Share float64
+	// Rows is the least number of such rows; default 1,000.
+	Rows int64
 }
 
 // rest is how long changes may lie unread: part of the RPO.

@@ -67,6 +67,15 @@ func (o Options) defaults() Options {
 	if t.RefreshMin <= 0 {
 		t.RefreshMin = 16 << 20
 	}
+	if t.Alarm.Share <= 0 {
+		t.Alarm.Share = 0.3
+	}
+	if t.Alarm.Rows <= 0 {
+		t.Alarm.Rows = 1000
+	}
+	if t.RefreshRate == 0 {
+		t.RefreshRate = 32 << 20
+	}
 	if t.Workers <= 0 {
 		t.Workers = 2
 	}
@@ -350,7 +359,7 @@ func (a *agent) open(ctx context.Context, log *history.Log, keys history.EpochKe
 	a.capture = newCapture(a.store, a.secrets.Digest, a.opening.Durable, a.o.Tuning.SegmentBytes, a.log, a.now)
 	a.capture.progress = a.progress
 	a.capture.stream, a.capture.huge, a.capture.plant = a.stream, a.source.FoundHugeRow, a.o.plant
-	a.copier = &copier{a: a, wake: make(chan struct{}, 1), wait: map[uint32]time.Time{}}
+	a.copier = &copier{a: a, wake: make(chan struct{}, 1), due: make(chan struct{}, 1), wait: map[uint32]time.Time{}}
 	a.poller = &poller{a: a, noted: map[uint32]bool{}, huge: map[uint32]bool{}, refused: map[uint32]string{}}
 	a.poller.ready = view != nil && view.Ready
 	if err := a.resume(view, before, known, gap); err != nil {
@@ -443,37 +452,6 @@ func (a *agent) merge(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-a.merges:
-		}
-	}
-}
-
-// refresh asks for a new copy of tables whose records have outgrown their base,
-// and of every table once per window: this bounds restores and is the proof.
-func (a *agent) refresh(ctx context.Context) error {
-	tick := time.NewTicker(min(15*time.Second, max(a.o.Tuning.RefreshEvery/4, 100*time.Millisecond)))
-	defer tick.Stop()
-	for {
-		a.refreshDue()
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-	}
-}
-
-func (a *agent) refreshDue() {
-	c := a.capture
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, t := range c.tables {
-		if t.wanted != "" || t.exactFrom == 0 {
-			continue
-		}
-		if int64(t.recordBytes) > max(a.o.Tuning.RefreshMin, t.baseBytes/2) {
-			t.wanted = "its records outgrew its base"
-		} else if a.now().Sub(t.copied) > a.o.Tuning.RefreshEvery {
-			t.wanted = "its proof is due"
 		}
 	}
 }

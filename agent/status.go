@@ -179,7 +179,7 @@ func Doctor(ctx context.Context, repo *history.Repository, s *history.Secrets, o
 			out = append(out, Finding{Name: "old slot", State: string(cdc.Warn), Why: why, Mend: mend})
 		}
 	}
-	out = append(out, storeFinding(repo, o))
+	out = append(out, storeFinding(repo, o), refreshFinding(v, &o.Tuning))
 	return append(out, historyFindings(v)...), nil
 }
 

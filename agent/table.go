@@ -39,7 +39,9 @@ type table struct {
 	resumed bool
 	// wanted: a copy is asked for; why is said in the log.
 	wanted string
-	// proving: a copy was read and waits for its verdict.
+	// due: a copy anew is asked for, which may wait for its hours.
+	due string
+	// proving: a copy is under way, or waits for its verdict.
 	proving bool
 }
 

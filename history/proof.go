@@ -2,10 +2,35 @@ package history
 
 import (
 	"cmp"
+	"math"
 	"slices"
 
 	"lifeboat.im/lifeboat/record"
 )
+
+// BasesAt gives the base that a restore to an LSN begins from, of every table that
+// has one there and is not known to be gone by then, ascending by name.
+func (s *State) BasesAt(at record.LSN) []BaseInfo {
+	newest := map[uint32]BaseInfo{}
+	for _, b := range s.Bases {
+		if o, ok := newest[b.Table]; b.ExactFrom <= at && (!ok || b.ExactFrom >= o.ExactFrom) {
+			newest[b.Table] = b
+		}
+	}
+	for _, d := range s.Dropped {
+		if b, ok := newest[d.Table]; ok && b.ExactFrom <= d.At && d.At <= at {
+			delete(newest, d.Table)
+		}
+	}
+	out := make([]BaseInfo, 0, len(newest))
+	for _, b := range newest {
+		out = append(out, b)
+	}
+	slices.SortFunc(out, func(a, b BaseInfo) int {
+		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Table, b.Table))
+	})
+	return out
+}
 
 // TableProof is one table's newest base, and when the table was proved last.
 type TableProof struct {
@@ -19,31 +44,17 @@ type TableProof struct {
 // Proofs gives every table that has a base and is not known to be dropped since,
 // ascending by name.
 func (s *State) Proofs() []TableProof {
-	tables := map[uint32]*TableProof{}
+	proved := map[uint32]BaseInfo{}
 	for _, b := range s.Bases {
-		t := tables[b.Table]
-		if t == nil {
-			t = new(TableProof)
-			tables[b.Table] = t
-		}
-		if b.ExactFrom >= t.ExactFrom {
-			t.BaseInfo = b
-		}
-		if b.Proved && b.ExactFrom >= t.ProvedAt {
-			t.ProvedAt, t.ProvedTime = b.ExactFrom, b.Time
+		if b.Proved && b.ExactFrom >= proved[b.Table].ExactFrom {
+			proved[b.Table] = b
 		}
 	}
-	for _, d := range s.Dropped {
-		if t := tables[d.Table]; t != nil && t.ExactFrom <= d.At {
-			delete(tables, d.Table)
-		}
+	bases := s.BasesAt(math.MaxUint64)
+	out := make([]TableProof, len(bases))
+	for i, b := range bases {
+		p := proved[b.Table]
+		out[i] = TableProof{BaseInfo: b, ProvedAt: p.ExactFrom, ProvedTime: p.Time}
 	}
-	out := make([]TableProof, 0, len(tables))
-	for _, t := range tables {
-		out = append(out, *t)
-	}
-	slices.SortFunc(out, func(a, b TableProof) int {
-		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Table, b.Table))
-	})
 	return out
 }

@@ -88,8 +88,8 @@ func options() []option {
 		duration("merge_every", "age at which an epoch ends and its key is forgotten", func(c *config) *time.Duration { return &c.Tuning.MergeEvery }),
 		number("merge_segments", "segments at which an epoch ends", func(c *config) *int { return &c.Tuning.MergeSegments }),
 		duration("refresh_every", "each table is copied anew at least this often", func(c *config) *time.Duration { return &c.Tuning.RefreshEvery }),
-		size("refresh_min", "records of a table below which it is not copied early", func(c *config) *int64 { return &c.Tuning.RefreshMin }),
-		duration("copy_max", "longest time that one copy of a table may take", func(c *config) *time.Duration { return &c.Tuning.CopyMax }),
+		refreshOption(),
+		alarmOption(),
 		number("copy_workers", "tables or parts of tables copied in parallel", func(c *config) *int { return &c.Tuning.Workers }),
 		text("log_level", "debug, info, warn or error", func(c *config) *string { return &c.LogLevel }, nil),
 	}
@@ -102,7 +102,8 @@ func defaults() config {
 		Agent:    agent.SourceOptions{Slot: "lifeboat", Publication: "lifeboat", SchemaQuiet: 10 * time.Second},
 		Tuning: agent.Tuning{
 			RPO: 5 * time.Second, WALBudget: 2 << 30, MergeEvery: time.Hour, MergeSegments: 1000,
-			RefreshEvery: 14 * 24 * time.Hour, RefreshMin: 16 << 20, CopyMax: time.Hour, Workers: 2,
+			RefreshEvery: 14 * 24 * time.Hour, RefreshMin: 16 << 20, RefreshRate: 32 << 20, CopyMax: time.Hour, Workers: 2,
+			Alarm: agent.Alarm{Share: 0.3, Rows: 1000},
 		},
 	}
 }

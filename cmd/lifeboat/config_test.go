@@ -46,6 +46,15 @@ func TestConfigFaults(t *testing.T) {
 		{"a list", "- a\n", "want lines of the form key: value"},
 		{"not YAML", "a: [\n", "f.yaml"},
 		{"profile", "profile: dendrite\n", `profile "dendrite" is not known: use synapse or generic`},
+		{"refresh text", "refresh: daily\n", "f.yaml:1: refresh: want keys"},
+		{"refresh typo", "refresh: {rates: 1MiB}\n", `f.yaml:1: refresh: unknown key "rates": did you mean "rate"?`},
+		{"refresh twice", "refresh: {rate: 1MiB, rate: 2MiB}\n", "rate"},
+		{"refresh rate", "refresh: {rate: 10KiB/s}\n", "refresh: rate: want at least 1MiB a second"},
+		{"refresh hours", "refresh: {hours: at night}\n", "refresh: hours: want a part of the day such as 01:00-05:00"},
+		{"alarm share", "alarm: {share: 0.3}\n", "alarm: share: want a part such as 30%"},
+		{"alarm share 0", "alarm: {share: 0%}\n", "want a part such as 30%"},
+		{"alarm rows", "alarm: {rows: -1}\n", "alarm: rows: want a whole number from 1"},
+		{"alarm text", "alarm: never\n", "alarm: want off, or keys"},
 		{"count", "copy_workers: 0\n", "want a whole number from 1"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -68,6 +77,13 @@ func TestConfigValues(t *testing.T) {
 	if c.Repository != "/etc/lifeboat/backup" || c.State != "/var/lib/lifeboat" || c.Tuning.RPO != 90*time.Second ||
 		c.Tuning.WALBudget != 512<<20 || c.Tuning.RefreshEvery != 14*24*time.Hour || len(c.Recipients) != 2 || c.Agent.Slot != "lifeboat" {
 		t.Fatalf("read %+v", c)
+	}
+	c, err = parseConfig("x", []byte("refresh: {rate: 8MiB/s, hours: 22:00-04:30, copy_max: 2h}\nalarm: {share: 12.5%, rows: 50}\n"))
+	if tu := c.Tuning; err != nil || tu.RefreshRate != 8<<20 || tu.RefreshHours.String() != "22:00-04:30" || tu.CopyMax != 2*time.Hour || tu.Alarm.Share != 0.125 || tu.Alarm.Rows != 50 {
+		t.Fatalf("refresh and alarm: %+v %v", tu, err)
+	}
+	if c, err = parseConfig("x", []byte("alarm: off\n")); err != nil || !c.Tuning.Alarm.Off {
+		t.Fatalf("alarm off: %+v %v", c.Tuning.Alarm, err)
 	}
 	if c, err = parseConfig("x", nil); err != nil || c.Tuning.RPO != 5*time.Second {
 		t.Fatalf("empty file: %+v %v", c, err)
