@@ -39,12 +39,12 @@ func columnList(rel *record.Relation) string {
 // in the order they had. A single one, into a table that nobody has seen yet,
 // writes them frozen: no page is touched again for hint bits, by the read-back
 // least of all.
-func (l *loader) loadBase(ctx context.Context, conns []*pgconn.PgConn, j *tableJob) error {
+func (c *copier) loadBase(ctx context.Context, conns []*pgconn.PgConn, j *tableJob) error {
 	if j.base == nil || j.empty() || len(j.base.Pieces) == 0 {
 		return nil
 	}
 	g, gctx := errgroup.WithContext(ctx)
-	source := &baseSource{job: j, pieces: l.fetch(gctx, j.base.Pieces, j.asIs()), add: l.progress.Add, release: l.release, ended: gctx.Err}
+	source := &baseSource{job: j, pieces: c.fetch(gctx, j.base.Pieces, j.asIs()), add: c.progress.Add, release: c.release, ended: gctx.Err}
 	options, frozen := "", len(conns) == 1 && !j.loaded
 	if frozen {
 		options = " WITH (FREEZE)"
@@ -261,7 +261,7 @@ func (r *baseReader) next() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if p.rows == nil {
-		kept, err := r.keep(p.data)
+		kept, err := r.job.stays(p.data)
 		if err != nil || !kept {
 			return err
 		}
@@ -271,15 +271,16 @@ func (r *baseReader) next() error {
 	return r.cut(p.data)
 }
 
-// keep asks the merge, and hashes what stays when nothing predicts the digest.
-func (r *baseReader) keep(line []byte) (bool, error) {
-	if !r.job.whole() {
-		if ok, err := r.job.keep(line); err != nil || !ok {
+// stays asks the merge whether a line of the base is part of the result, and hashes it
+// then, when that is asked for.
+func (j *tableJob) stays(line []byte) (bool, error) {
+	if !j.whole() {
+		if ok, err := j.keep(line); err != nil || !ok {
 			return false, err
 		}
 	}
-	if r.job.hashing {
-		r.job.emitted.Add(r.job.hasher.Line(line))
+	if j.hashing {
+		j.emitted.Add(j.hasher.Line(line))
 	}
 	return true, nil
 }
@@ -293,7 +294,7 @@ func (r *baseReader) cut(b []byte) error {
 			return fmt.Errorf("table %s: a chunk of its base ends within a line: %w", r.job.name, record.ErrCorrupt)
 		}
 		line, next := b[off:off+end], off+end+1
-		ok, err := r.keep(line)
+		ok, err := r.job.stays(line)
 		if err != nil {
 			return err
 		}

@@ -27,6 +27,9 @@
 // What does not fit the memory budget is done in several rounds: fewer tables at
 // once, then one table by ranges of the hash.
 //
+// Where the rows go is a sink: a database takes them by COPY, a spool sorts them into
+// temporary files for an export ([Plan.Spool]). Both come from the same merge.
+//
 // # Aftercare
 //
 // The proof is of the rows as they were at the commit. Only then comes what the mode

@@ -32,7 +32,8 @@ type dump struct {
 	notes           []string
 }
 
-// openDump writes the dump to a folder that only we can read.
+// openDump writes the dump to a folder that only we can read. Without a database it can
+// be read, and not applied.
 func openDump(ctx context.Context, p *Plan, d *database) (*dump, error) {
 	custom, err := p.view.Bytes(ctx, p.schema.Custom)
 	if err != nil {
@@ -201,7 +202,7 @@ func (u *dump) environment() []string {
 		options += fmt.Sprintf(" -c maintenance_work_mem=%dMB", u.sortMemory)
 	}
 	env = append(env, "LC_ALL=C", "PGOPTIONS="+options)
-	if u.target.cfg.Password != "" {
+	if u.target != nil && u.target.cfg.Password != "" {
 		env = append(env, "PGPASSWORD="+u.target.cfg.Password)
 	}
 	return env

@@ -418,7 +418,11 @@ func (l *lab) restoreInto(d *testpg.Database, at string, o Options) (*Report, er
 	if err != nil {
 		return nil, err
 	}
-	return plan.Materialise(l.t.Context(), d.DSN, l.secrets, nil)
+	report, err := plan.Materialise(l.t.Context(), d.DSN, l.secrets, nil)
+	if err == nil {
+		l.sameSpool(v, point, o, report)
+	}
+	return report, err
 }
 
 func (l *lab) equal(d *testpg.Database, want map[string][]string) {

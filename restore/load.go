@@ -1,15 +1,11 @@
 package restore
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"fmt"
 	"slices"
-	"sync"
 
-	"github.com/jackc/pgx/v5/pgconn"
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
 
 	"lifeboat.im/lifeboat/chunkstore"
@@ -29,10 +25,10 @@ type tableJob struct {
 	emitted record.Digest
 	rows    int64 // written
 	loaded  bool  // a round has filled it before
+	ready   bool  // all rows are there
 
-	// The proof: ready says that it may be read back, pages its size before changes
-	// were applied (0: it is read at once). The others are the prover's.
-	ready  bool
+	// The proof: pages is the size before changes were applied (0: it is read at once).
+	// The others are the prover's.
 	pages  int64
 	read   record.Digest
 	bytes  int64
@@ -44,8 +40,7 @@ type loader struct {
 	plan     *Plan
 	view     *history.View
 	store    *chunkstore.Store
-	db       *database
-	columns  map[string][]string // of the target's tables
+	sink     sink
 	workers  int
 	ahead    int                 // pieces of a base that are opened before COPY wants them
 	budget   *semaphore.Weighted // the bytes that they hold, at most maxAhead
@@ -54,7 +49,27 @@ type loader struct {
 	digest   []byte // K_digest
 	jobs     []*tableJob
 	rounds   int
-	proofs   *prover
+}
+
+// sink is where the rows of a restore go: a database, or a spool.
+type sink interface {
+	// columns gives those that a table has there; nil stands for all that its rows have.
+	columns(schema, table string) (names []string, ok bool)
+	// bases takes, once in a round, what stays of these tables' bases ([tableJob.stays]),
+	// and says done of each that has changed no more ([tableJob.unchanged]).
+	bases(ctx context.Context, jobs []*tableJob) error
+	// changes runs feed and takes the rows that it hands over, one at a time. A line is
+	// valid during the call.
+	changes(ctx context.Context, feed func(ctx context.Context, row func(j *tableJob, line []byte) error) error) error
+	// done is told once of each table whose rows are all there.
+	done(j *tableJob) error
+}
+
+func newLoader(p *Plan, s *history.Secrets, pr Progress) *loader {
+	return &loader{
+		plan: p, view: p.view, store: p.view.Store(), workers: p.workers(), ahead: 3, progress: pr,
+		budget: semaphore.NewWeighted(maxAhead), free: make(chan []byte, 8), digest: s.Digest[:],
+	}
 }
 
 // prepare opens the bases' bodies and makes the jobs.
@@ -145,7 +160,7 @@ func (l *loader) load(ctx context.Context) error {
 		}
 		slices.SortFunc(jobs, func(a, b *tableJob) int { return cmp.Compare(b.base.Bytes, a.base.Bytes) })
 		l.progress.Start(PhaseRows, total)
-		if err := l.loadBases(ctx, jobs); err != nil {
+		if err := l.sink.bases(ctx, jobs); err != nil {
 			return err
 		}
 		l.progress.Start(PhaseChanges, l.plan.RecordBytes)
@@ -161,20 +176,23 @@ func (l *loader) load(ctx context.Context) error {
 				later = append(later, &j.job)
 				continue
 			}
-			l.done(j)
+			if err := l.done(j); err != nil {
+				return err
+			}
 		}
 		pending = later
 	}
-	close(l.proofs.tasks)
 	return nil
 }
 
-// done hands a table to the proof whose rows are all there.
-func (l *loader) done(j *tableJob) {
-	if !j.ready {
-		l.progress.Table(PhaseRows, j.name, j.rows)
-		l.proofs.ready(j)
+// done hands on a table whose rows are all there, the first time that it is called.
+func (l *loader) done(j *tableJob) error {
+	if j.ready {
+		return nil
 	}
+	j.ready = true
+	l.progress.Table(PhaseRows, j.name, j.rows)
+	return l.sink.done(j)
 }
 
 // unchanged reports that the table's base is all of it; before pass 2.
@@ -188,14 +206,14 @@ func (l *loader) aim(j *tableJob) error {
 		return fmt.Errorf("table %s: %w: %s; --accept-incomplete restores it as best known", j.name, ErrIncomplete, j.mixed)
 	}
 	schema, name := l.nameOf(j.plan)
-	have, ok := l.columns[ident(schema, name)]
+	have, ok := l.sink.columns(schema, name)
 	if !ok {
 		return fmt.Errorf("table %s: the schema did not make it", j.name)
 	}
 	target := &record.Relation{Schema: schema, Name: name}
 	var project []int
 	for i, c := range j.rel.Columns {
-		if slices.Contains(have, c.Name) {
+		if have == nil || slices.Contains(have, c.Name) {
 			target.Columns = append(target.Columns, c)
 			project = append(project, i)
 		} else if !l.plan.options.AcceptIncomplete {
@@ -210,91 +228,7 @@ func (l *loader) aim(j *tableJob) error {
 	return nil
 }
 
-// largeBase is from which size on a table is read back by several sessions.
-const largeBase = 32 << 20
-
-// togetherFrom is from which size on a table may be loaded by all workers at once.
-// Sessions that load together mix their pages, and the copy which adopts the restored
-// database then meets none of the chunks that exist: worth it where it saves minutes,
-// not for seconds.
-const togetherFrom = 512 << 20
-
-// together reports whether the largest table is loaded by all workers at once: by
-// one alone it would still be under way when the others are long done. Otherwise
-// each worker takes a table for itself, which writes its rows frozen.
-func (l *loader) together(jobs []*tableJob) bool {
-	total := int64(0)
-	for _, j := range jobs {
-		total += j.base.Bytes
-	}
-	from := int64(togetherFrom)
-	if l.plan.options.togetherFrom > 0 {
-		from = l.plan.options.togetherFrom
-	}
-	largest := jobs[0].base.Bytes
-	return largest >= from && largest > total/int64(l.workers)*3/2
-}
-
-// loadBases copies the bases, the largest first: one that outweighs the others by
-// all workers together, the others side by side.
-func (l *loader) loadBases(ctx context.Context, jobs []*tableJob) error {
-	conns, err := sessions(ctx, min(l.workers, max(len(jobs), 2)), l.db.open)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		for _, c := range conns {
-			closeConn(c)
-		}
-	}()
-	for len(jobs) > 0 && l.together(jobs) {
-		if err := l.loadBase(ctx, conns, jobs[0]); err != nil {
-			return err
-		}
-		if jobs[0].unchanged() {
-			l.done(jobs[0])
-		}
-		jobs = jobs[1:]
-	}
-	work := make(chan *tableJob, len(jobs))
-	for _, j := range jobs {
-		work <- j
-	}
-	close(work)
-	g, ctx := errgroup.WithContext(ctx)
-	for _, conn := range conns {
-		g.Go(func() error {
-			for j := range work {
-				if err := l.loadBase(ctx, []*pgconn.PgConn{conn}, j); err != nil {
-					return err
-				}
-				if j.unchanged() {
-					l.done(j)
-				}
-			}
-			return nil
-		})
-	}
-	return g.Wait()
-}
-
-// sessions opens n sessions, or none.
-func sessions(ctx context.Context, n int, open func(context.Context) (*pgconn.PgConn, error)) (conns []*pgconn.PgConn, err error) {
-	for range n {
-		conn, err := open(ctx)
-		if err != nil {
-			for _, c := range conns {
-				closeConn(c)
-			}
-			return nil, err
-		}
-		conns = append(conns, conn)
-	}
-	return conns, nil
-}
-
-// applyRecords is pass 2 over the records: the rows that result from them go out
-// in batches, whichever table is full first.
+// applyRecords is pass 2 over the records: the rows that result from them.
 func (l *loader) applyRecords(ctx context.Context, jobs []*tableJob) error {
 	byTable := map[uint32]*tableJob{}
 	for _, j := range jobs {
@@ -306,15 +240,9 @@ func (l *loader) applyRecords(ctx context.Context, jobs []*tableJob) error {
 	if len(byTable) == 0 {
 		return nil
 	}
-	g, ctx := errgroup.WithContext(ctx)
-	b := &batcher{loader: l, work: make(chan batch), open: map[*tableJob]*bytes.Buffer{}}
-	for range l.workers {
-		g.Go(func() error { return b.write(ctx) })
-	}
-	g.Go(func() error {
-		defer close(b.work)
+	return l.sink.changes(ctx, func(ctx context.Context, row func(*tableJob, []byte) error) error {
 		var shaped []byte
-		err := l.scan(ctx, func(t uint32) bool { return byTable[t] != nil }, func(t *record.Transaction, rel *record.Relation, r *record.Record) error {
+		return l.scan(ctx, func(t uint32) bool { return byTable[t] != nil }, func(t *record.Transaction, rel *record.Relation, r *record.Record) error {
 			j := byTable[rel.OID]
 			if j == nil || !j.wants(t) {
 				return nil
@@ -323,112 +251,8 @@ func (l *loader) applyRecords(ctx context.Context, jobs []*tableJob) error {
 				if j.hashing {
 					j.emitted.Add(j.hasher.Line(line))
 				}
-				return b.add(ctx, j, j.shapeOut(line, &shaped))
+				return row(j, j.shapeOut(line, &shaped))
 			})
 		})
-		if err != nil {
-			return err
-		}
-		return b.flush(ctx, 0)
 	})
-	return g.Wait()
-}
-
-// The rows that wait to be copied: one batch at most maxBatch, all together at
-// most maxWaiting.
-const (
-	maxBatch   = 1 << 20
-	maxWaiting = 16 << 20
-)
-
-type batch struct {
-	job  *tableJob
-	rows *bytes.Buffer
-}
-
-// batcher gathers resulting rows by table and hands them to the writers.
-type batcher struct {
-	loader  *loader
-	work    chan batch
-	open    map[*tableJob]*bytes.Buffer
-	waiting int
-	mu      sync.Mutex // rows of jobs
-}
-
-func (b *batcher) add(ctx context.Context, j *tableJob, line []byte) error {
-	if len(line) > maxBatch { // alone, without a larger buffer's slack
-		select {
-		case b.work <- batch{j, bytes.NewBuffer(append(append(make([]byte, 0, len(line)+1), line...), '\n'))}:
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	buf := b.open[j]
-	if buf == nil {
-		buf = &bytes.Buffer{}
-		b.open[j] = buf
-	}
-	buf.Write(line)
-	buf.WriteByte('\n')
-	b.waiting += len(line) + 1
-	if buf.Len() >= maxBatch {
-		return b.send(ctx, j)
-	}
-	if b.waiting > maxWaiting {
-		return b.flush(ctx, maxWaiting/2)
-	}
-	return nil
-}
-
-// flush sends the largest batches until no more than down bytes wait.
-func (b *batcher) flush(ctx context.Context, down int) error {
-	jobs := make([]*tableJob, 0, len(b.open))
-	for j := range b.open {
-		jobs = append(jobs, j)
-	}
-	slices.SortFunc(jobs, func(x, y *tableJob) int { return cmp.Compare(b.open[y].Len(), b.open[x].Len()) })
-	for _, j := range jobs {
-		if b.waiting <= down {
-			break
-		}
-		if err := b.send(ctx, j); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (b *batcher) send(ctx context.Context, j *tableJob) error {
-	buf := b.open[j]
-	delete(b.open, j)
-	b.waiting -= buf.Len()
-	select {
-	case b.work <- batch{j, buf}:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// write copies batches until there are no more.
-func (b *batcher) write(ctx context.Context) error {
-	var conn *pgconn.PgConn
-	for w := range b.work {
-		if conn == nil {
-			var err error
-			if conn, err = b.loader.db.open(ctx); err != nil {
-				return err
-			}
-			defer closeConn(conn)
-		}
-		tag, err := conn.CopyFrom(ctx, w.rows, copySQL(w.job.target, " FROM STDIN"))
-		if err != nil {
-			return fmt.Errorf("load changed rows of table %s: %w", w.job.name, err)
-		}
-		b.mu.Lock()
-		w.job.rows += tag.RowsAffected()
-		b.mu.Unlock()
-	}
-	return nil
 }

@@ -13,7 +13,6 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sync/semaphore"
 
 	"lifeboat.im/lifeboat/chunkstore"
 	"lifeboat.im/lifeboat/history"
@@ -48,11 +47,9 @@ func (p *Plan) Materialise(ctx context.Context, dsn string, s *history.Secrets, 
 	}
 	defer closeConn(conn)
 	r := &run{plan: p, db: db, conn: conn, schema: schema, report: report, progress: pr}
-	r.loader = &loader{
-		plan: p, view: p.view, store: p.view.Store(), db: db, workers: p.workers(), ahead: 3, progress: pr,
-		budget: semaphore.NewWeighted(maxAhead), free: make(chan []byte, 8),
-		digest: s.Digest[:],
-	}
+	r.loader = newLoader(p, s, pr)
+	r.target = &copier{loader: r.loader, db: db}
+	r.loader.sink = r.target
 	report.Notes = append(report.Notes, p.Notes...)
 	err = r.all(ctx)
 	for _, j := range r.loader.jobs {
@@ -80,6 +77,7 @@ type run struct {
 	conn     *pgconn.PgConn
 	schema   *dump
 	loader   *loader
+	target   *copier
 	report   *Report
 	progress Progress
 	cancel   context.CancelCauseFunc // ends the run
@@ -89,8 +87,8 @@ func (r *run) all(ctx context.Context) (err error) {
 	ctx, r.cancel = context.WithCancelCause(ctx)
 	defer func() { // a proof that fails ends what runs beside it, and is the reason
 		r.cancel(nil)
-		if r.loader.proofs != nil {
-			if e := r.loader.proofs.wait(); e != nil {
+		if r.target.proofs != nil {
+			if e := r.target.proofs.wait(); e != nil {
 				err = e
 			}
 		}
@@ -163,14 +161,14 @@ WHERE c.relkind = 'r' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_sche
 	if err != nil {
 		return fmt.Errorf("read the target's tables: %w", err)
 	}
-	r.loader.columns = map[string][]string{}
+	r.target.have = map[string][]string{}
 	for _, row := range rows {
 		t := ident(row[0], row[1])
-		r.loader.columns[t] = append(r.loader.columns[t], row[2])
+		r.target.have[t] = append(r.target.have[t], row[2])
 	}
 	for _, t := range r.plan.Tables {
 		schema, name := r.loader.nameOf(t)
-		if _, ok := r.loader.columns[ident(schema, name)]; !ok {
+		if _, ok := r.target.have[ident(schema, name)]; !ok {
 			err := fmt.Errorf("make the schema: table %s is not there", t.Table)
 			for _, f := range failed {
 				err = errors.Join(err, fmt.Errorf("%s: %s", f.Error, firstLine(f.Statement)))
@@ -189,10 +187,11 @@ func (r *run) rows(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.loader.startProofs(ctx, r.cancel, writes || r.schema.writes)
+	r.target.startProofs(ctx, r.cancel, writes || r.schema.writes)
 	if err := r.loader.load(ctx); err != nil {
 		return err
 	}
+	close(r.target.proofs.tasks)
 	n, err := r.plan.setSequences(ctx, r.conn)
 	r.report.Sequences = n
 	return err
@@ -256,15 +255,8 @@ WHERE c.relkind IN ('r', 'p') AND c.relreplident = 'f' AND n.nspname !~ '^pg_'`)
 	for _, row := range rows {
 		full[ident(row[0], row[1])] = true
 	}
-	before := map[uint32]history.IdentityChange{}
-	for _, c := range r.plan.view.Identities {
-		if _, ok := before[c.Table]; !ok || !c.Undone {
-			before[c.Table] = c
-		}
-	}
-	for _, t := range r.plan.schema.Tables {
-		c, ok := before[t.OID]
-		if name := ident(t.Schema, t.Name); ok && full[name] {
+	for name, c := range r.plan.identitiesBefore() {
+		if full[name] {
 			if err := r.putBack(ctx, name, c); err != nil {
 				return err
 			}
@@ -273,7 +265,41 @@ WHERE c.relkind IN ('r', 'p') AND c.relreplident = 'f' AND n.nspname !~ '^pg_'`)
 	return nil
 }
 
+// identitiesBefore gives, by the tables' names at the point, the replica identities that
+// we changed.
+func (p *Plan) identitiesBefore() map[string]history.IdentityChange {
+	before := map[uint32]history.IdentityChange{}
+	for _, c := range p.view.Identities {
+		if _, ok := before[c.Table]; !ok || !c.Undone {
+			before[c.Table] = c
+		}
+	}
+	named := map[string]history.IdentityChange{}
+	for _, t := range p.schema.Tables {
+		if c, ok := before[t.OID]; ok {
+			named[ident(t.Schema, t.Name)] = c
+		}
+	}
+	return named
+}
+
 func (r *run) putBack(ctx context.Context, table string, c history.IdentityChange) error {
+	sql := putBackSQL(table, c)
+	if sql == "" {
+		return nil
+	}
+	err := runSQL(ctx, r.conn, sql)
+	var pe *pgconn.PgError
+	if errors.As(err, &pe) {
+		r.report.Notes = append(r.report.Notes, fmt.Sprintf("the replica identity of %s stays full: %s", table, pe.Message))
+		return nil
+	}
+	return err
+}
+
+// putBackSQL is the statement that undoes our change of a replica identity; "" when it
+// was full before us.
+func putBackSQL(table string, c history.IdentityChange) string {
 	to := ""
 	switch c.Old {
 	case 'd':
@@ -283,15 +309,9 @@ func (r *run) putBack(ctx context.Context, table string, c history.IdentityChang
 	case 'i':
 		to = "USING INDEX " + ident(c.Index)
 	default:
-		return nil // it was full before us
+		return ""
 	}
-	err := runSQL(ctx, r.conn, "ALTER TABLE ONLY "+table+" REPLICA IDENTITY "+to)
-	var pe *pgconn.PgError
-	if errors.As(err, &pe) {
-		r.report.Notes = append(r.report.Notes, fmt.Sprintf("the replica identity of %s stays full: %s", table, pe.Message))
-		return nil
-	}
-	return err
+	return "ALTER TABLE ONLY " + table + " REPLICA IDENTITY " + to
 }
 
 // refresh fills the materialised views, each after those it reads.
@@ -331,11 +351,11 @@ func (r *run) prove(ctx context.Context) error {
 	for _, j := range r.loader.jobs {
 		total += j.base.Bytes
 	}
-	r.loader.proofs.show(total)
+	r.target.proofs.show(total)
 	if err := r.analyze(ctx); err != nil {
 		return err
 	}
-	if err := r.loader.proofs.wait(); err != nil {
+	if err := r.target.proofs.wait(); err != nil {
 		return err
 	}
 	return ctx.Err()

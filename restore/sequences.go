@@ -1,9 +1,11 @@
 package restore
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -22,10 +24,6 @@ type limits struct{ increment, least, most int64 }
 // setSequences gives every sequence of the target the value that is exact at the
 // newest commit, and otherwise one that was never handed out before the point.
 func (p *Plan) setSequences(ctx context.Context, conn *pgconn.PgConn) (set int, err error) {
-	after, newest, err := p.view.SequencesAt(ctx, p.Point.LSN)
-	if err != nil {
-		return 0, fmt.Errorf("read the sequences: %w", err)
-	}
 	rows, err := query(ctx, conn, `SELECT n.nspname, c.relname, s.seqincrement, s.seqmin, s.seqmax FROM pg_catalog.pg_sequence s
 JOIN pg_catalog.pg_class c ON c.oid = s.seqrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace`)
 	if err != nil {
@@ -41,33 +39,21 @@ JOIN pg_catalog.pg_class c ON c.oid = s.seqrelid JOIN pg_catalog.pg_namespace n 
 		}
 		have[ident(r[0], r[1])] = l
 	}
-	names := map[uint32]string{} // as they were at the point
-	samples := map[uint32]record.Sequence{}
-	for _, s := range p.schema.Sequences {
-		names[s.OID], samples[s.OID] = ident(s.Schema, s.Name), s
-	}
-	for _, m := range []map[uint32]record.Sequence{newest, after} {
-		for oid, s := range m {
-			if _, ok := names[oid]; !ok {
-				names[oid] = ident(s.Schema, s.Name)
-			}
-			samples[oid] = s
-		}
+	at, err := p.sequences(ctx)
+	if err != nil {
+		return 0, err
 	}
 	var b strings.Builder
-	for oid, s := range samples {
-		l, ok := have[names[oid]]
+	for _, q := range at {
+		name := ident(q.Schema, q.Name)
+		l, ok := have[name]
 		if !ok {
 			continue // it did not exist at the point
 		}
-		if _, exact := after[oid]; p.Point.Newest {
-			if n, ok := newest[oid]; ok {
-				s = n
-			}
-		} else if !exact {
-			s.Last, s.Called = l.beyond(s.Last), true
+		if !q.exact {
+			q.Last, q.Called = l.beyond(q.Last), true
 		}
-		fmt.Fprintf(&b, "SELECT pg_catalog.setval(%s::pg_catalog.regclass, %d, %t);\n", literal(names[oid]), l.clamp(s.Last), s.Called)
+		fmt.Fprintf(&b, "SELECT pg_catalog.setval(%s::pg_catalog.regclass, %d, %t);\n", literal(name), l.clamp(q.Last), q.Called)
 		set++
 	}
 	if set == 0 {
@@ -77,6 +63,48 @@ JOIN pg_catalog.pg_class c ON c.oid = s.seqrelid JOIN pg_catalog.pg_namespace n 
 		return 0, fmt.Errorf("set the sequences: %w", err)
 	}
 	return set, nil
+}
+
+// sample is the state of a sequence that fits the point best.
+type sample struct {
+	record.Sequence // under its name at the point
+	// exact: it is of the newest commit, or of a moment after the point; else it is of one
+	// before, and nothing shows that it changed since.
+	exact bool
+}
+
+// sequences gives a sample of each sequence that was there at the point, or came later,
+// by name.
+func (p *Plan) sequences(ctx context.Context) ([]sample, error) {
+	after, newest, err := p.view.SequencesAt(ctx, p.Point.LSN)
+	if err != nil {
+		return nil, fmt.Errorf("read the sequences: %w", err)
+	}
+	at := map[uint32]record.Sequence{} // with names as they were
+	for _, s := range p.schema.Sequences {
+		at[s.OID] = s
+	}
+	for oid, s := range newest {
+		if _, ok := at[oid]; !ok {
+			at[oid] = s
+		}
+	}
+	out := make([]sample, 0, len(at))
+	for oid, named := range at {
+		s, exact := named, p.Point.Newest
+		if n, ok := newest[oid]; ok {
+			s = n
+		}
+		if a, ok := after[oid]; ok && !p.Point.Newest {
+			s, exact = a, true
+		}
+		s.Schema, s.Name = named.Schema, named.Name
+		out = append(out, sample{s, exact})
+	}
+	slices.SortFunc(out, func(a, b sample) int {
+		return cmp.Or(cmp.Compare(a.Schema, b.Schema), cmp.Compare(a.Name, b.Name), cmp.Compare(a.OID, b.OID))
+	})
+	return out, nil
 }
 
 // beyond moves a value by the margin in the sequence's direction.

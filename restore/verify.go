@@ -22,7 +22,7 @@ import (
 // Only where the schema has something that may write rows when it is made, or when
 // others are loaded, all is read at the end.
 type prover struct {
-	loader *loader
+	copier *copier
 	tasks  chan proofTask  // room for all; closed when every table is loaded
 	gates  []chan struct{} // one for each session, which begins when it is closed
 	late   bool            // gates are opened by openAll alone
@@ -51,14 +51,14 @@ func (j *tableJob) parts() int { return int(j.base.Bytes/proofPart) + 1 }
 
 // startProofs starts the sessions that read back; they end with ctx, which the first
 // proof that fails cancels, or when all is proven.
-func (l *loader) startProofs(ctx context.Context, cancel context.CancelCauseFunc, late bool) {
-	p := &prover{loader: l, late: late, cancel: cancel, loads: len(l.jobs)}
+func (c *copier) startProofs(ctx context.Context, cancel context.CancelCauseFunc, late bool) {
+	p := &prover{copier: c, late: late, cancel: cancel, loads: len(c.jobs)}
 	n := 0
-	for _, j := range l.jobs {
+	for _, j := range c.jobs {
 		n += j.parts()
 	}
 	p.tasks = make(chan proofTask, n)
-	for range l.workers {
+	for range c.workers {
 		gate := make(chan struct{})
 		p.gates = append(p.gates, gate)
 		p.group.Go(func() error {
@@ -68,7 +68,7 @@ func (l *loader) startProofs(ctx context.Context, cancel context.CancelCauseFunc
 			return nil
 		})
 	}
-	l.proofs = p
+	c.proofs = p
 }
 
 func (p *prover) fail(err error) {
@@ -89,13 +89,13 @@ func (p *prover) wait() error {
 	return p.err
 }
 
-// ready hands a table on whose rows are all there.
-func (p *prover) ready(j *tableJob) {
+// take begins to read a table back.
+func (p *prover) take(j *tableJob) {
 	queries := []string{copySQL(j.target, " TO STDOUT")}
-	if n := j.parts(); n > 1 && j.pages > 0 && p.loader.db.version >= 140000 { // the first with range scans by ctid
+	if n := j.parts(); n > 1 && j.pages > 0 && p.copier.db.version >= 140000 { // the first with range scans by ctid
 		queries = pageRanges(j.target, j.pages, n)
 	}
-	j.unread, j.ready = len(queries), true
+	j.unread = len(queries)
 	for _, q := range queries {
 		p.tasks <- proofTask{j, q}
 	}
@@ -118,8 +118,8 @@ func (p *prover) open(n int) {
 func (p *prover) show(total int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.loader.progress.Start(PhaseVerify, total)
-	p.loader.progress.Add(p.done)
+	p.copier.progress.Start(PhaseVerify, total)
+	p.copier.progress.Add(p.done)
 	p.shown = true
 	p.open(len(p.gates))
 }
@@ -129,7 +129,7 @@ func (p *prover) add(n int64) {
 	defer p.mu.Unlock()
 	p.done += n
 	if p.shown {
-		p.loader.progress.Add(n)
+		p.copier.progress.Add(n)
 	}
 }
 
@@ -154,7 +154,7 @@ func (p *prover) session(ctx context.Context, gate <-chan struct{}) error {
 		}
 		if conn == nil {
 			var err error
-			if conn, err = p.loader.db.openCalm(ctx); err != nil {
+			if conn, err = p.copier.db.openCalm(ctx); err != nil {
 				return err
 			}
 			defer closeConn(conn)
@@ -168,7 +168,7 @@ func (p *prover) session(ctx context.Context, gate <-chan struct{}) error {
 // read sums a task's lines; who brings a table's last part judges it.
 func (p *prover) read(ctx context.Context, conn *pgconn.PgConn, t proofTask) error {
 	j := t.job
-	s := &lineSummer{hasher: p.loader.hasher(j.base), add: p.add}
+	s := &lineSummer{hasher: p.copier.hasher(j.base), add: p.add}
 	if _, err := conn.CopyTo(ctx, s, t.query); err != nil {
 		return fmt.Errorf("read back table %s: %w", j.name, err)
 	}
@@ -182,7 +182,7 @@ func (p *prover) read(ctx context.Context, conn *pgconn.PgConn, t proofTask) err
 	if !last {
 		return nil
 	}
-	p.loader.progress.Table(PhaseVerify, j.name, j.read.Count)
+	p.copier.progress.Table(PhaseVerify, j.name, j.read.Count)
 	return j.judge()
 }
 
