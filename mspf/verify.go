@@ -154,7 +154,7 @@ func (v *verifier) element(e Element) error {
 	case itemRaw:
 		v.rawEvents(e.Key, tree.(map[string]any))
 	case itemUsers:
-		if v.lastUser != "" && e.Key <= v.lastUser {
+		if v.lastUser != "" && keyLess(v.lastUser, e.Key) >= 0 {
 			v.report(CodeDuplicate, e.Item, "users are not ascending: one may be there twice", e.Key)
 		}
 		v.lastUser = e.Key

@@ -36,7 +36,7 @@ type Contents struct {
 	States   iter.Seq2[RoomState, error] // those of one room follow each other
 	Invites  iter.Seq2[Invite, error]
 	Events   iter.Seq2[Event, error] // those of one room follow each other
-	Users    iter.Seq2[User, error]
+	Users    iter.Seq2[User, error]  // ids ascending by length, then bytes
 	Profiles iter.Seq2[UserDetails, error]
 	Keys     iter.Seq2[Keys, error]
 	ToDevice iter.Seq2[ToDevice, error] // by user and device in order of delivery

@@ -149,11 +149,11 @@ func (w *writer) rooms(seq iter.Seq2[Room, error]) error {
 func (w *writer) details(n *numbered, d RoomDetails) error { return n.set(d, d.ID) }
 func (w *writer) invite(n *numbered, i Invite) error       { return n.add(i, i.Room) }
 
-// users holds the rule that a user is there once: their ids ascend.
+// users holds the rule that a user is there once: their ids ascend as the keys of a file do.
 func (w *writer) users() func(*numbered, User) error {
 	last := ""
 	return func(n *numbered, u User) error {
-		if last != "" && u.ID <= last {
+		if last != "" && keyLess(last, u.ID) >= 0 {
 			return fmt.Errorf("%s: %s after %s: %w, or not ascending", itemUsers, u.ID, last, ErrTwice)
 		}
 		last = u.ID

@@ -264,7 +264,7 @@ def check(archive):
             if (number, room) != (name.split(".")[-2], key) or event_id not in (None, value["event_id"]):
                 raise Broken("%s is not beside its event" % value["event_id"])
         elif item == "m.users":
-            if key <= last:
+            if last and (len(key.encode()), key) <= (len(last.encode()), last):
                 raise Broken("%s after %s: users are not ascending" % (key, last))
             last, users = key, users + 1
     if events:

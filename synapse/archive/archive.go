@@ -25,6 +25,8 @@ type Options struct {
 	Floors map[string]int64
 	// Password says how the hashes of passwords are to be checked; nil: it is not known.
 	Password *mspf.Password
+	// NoPasswords leaves the hashes of passwords out.
+	NoPasswords bool
 	// AsStored leaves events as they are stored; else what a redaction took back and
 	// Synapse still keeps is redacted.
 	AsStored bool
@@ -38,6 +40,21 @@ type Options struct {
 //
 // The items of the database itself (im.lifeboat.synapse) are the caller's.
 func Contents(ctx context.Context, t Tables, d *spill.Dir, o Options) (*mspf.Contents, error) {
+	b := newBuilder(ctx, t, d, o)
+	c := &mspf.Contents{Core: mspf.Core{ServerName: b.server}, Archive: o.Archive}
+	for _, step := range b.steps() {
+		if err := step(c); err != nil {
+			return nil, fmt.Errorf("prepare an archive: %w", err)
+		}
+	}
+	if err := b.notCarried(); err != nil {
+		return nil, fmt.Errorf("prepare an archive: %w", err)
+	}
+	c.Losses = b.report.losses
+	return c, nil
+}
+
+func newBuilder(ctx context.Context, t Tables, d *spill.Dir, o Options) *builder {
 	b := &builder{
 		tables: t, dir: d, o: o, check: ctx.Err, server: o.Archive.ServerName, memory: o.Memory,
 		keys: map[string]ed25519.PublicKey{}, report: newReport(), read: map[string]bool{},
@@ -46,27 +63,28 @@ func Contents(ctx context.Context, t Tables, d *spill.Dir, o Options) (*mspf.Con
 	if b.memory == 0 {
 		b.memory = 96 << 20
 	}
-	c := &mspf.Contents{Core: mspf.Core{ServerName: b.server}, Archive: o.Archive}
-	for _, step := range []func(c *mspf.Contents) error{b.identity, b.prepareRooms, b.prepareEvents, b.finishRooms, b.prepareStates, b.prepareInvites, b.prepareAccounts, b.notCarried} {
-		if err := step(c); err != nil {
-			return nil, fmt.Errorf("prepare an archive: %w", err)
-		}
+	return b
+}
+
+// steps read every table that some item is made of.
+func (b *builder) steps() []func(*mspf.Contents) error {
+	return []func(*mspf.Contents) error{
+		b.identity, b.prepareRooms, b.prepareEvents, b.finishRooms, b.prepareStates, b.prepareInvites, b.prepareAccounts,
 	}
-	c.Losses = b.report.losses
-	return c, nil
 }
 
 // builder makes the items of one archive.
 type builder struct {
-	tables Tables
-	dir    *spill.Dir
-	o      Options
-	check  func() error // of the context
-	server string
-	memory int64
-	keys   map[string]ed25519.PublicKey // our own, by key id
-	report *report
-	read   map[string]bool // tables that some item is made of
+	tables  Tables
+	dir     *spill.Dir
+	o       Options
+	check   func() error // of the context
+	server  string
+	memory  int64
+	keys    map[string]ed25519.PublicKey // our own, by key id
+	report  *report
+	highest int64           // localpart that the server chose
+	read    map[string]bool // tables that some item is made of
 
 	rooms   map[string]*room // by id
 	facts   *spill.Sorter    // becomes details

@@ -38,7 +38,7 @@ func (r *report) losses() []mspf.Loss {
 // notCarried counts the rows of what this archive has no item for: items that are not
 // written, tables that Synapse uses for itself, and tables that nobody knows. Whatever
 // it is, im.lifeboat.synapse has the rows.
-func (b *builder) notCarried(*mspf.Contents) error {
+func (b *builder) notCarried() error {
 	for _, t := range synapse.Tables() {
 		carried := carriedItems[t.Item]
 		if b.read[t.Name] || t.Item == "" && len(t.From) > 0 {

@@ -1,6 +1,7 @@
 package archive
 
 import (
+	"crypto/ed25519"
 	"encoding/base64"
 	"fmt"
 	"maps"
@@ -37,6 +38,21 @@ func (b *builder) identity(c *mspf.Contents) error {
 		return err
 	}
 	c.Server = s
+	return b.publicKeys()
+}
+
+// publicKeys are those with which the server checks what it signed itself.
+func (b *builder) publicKeys() error {
+	for r, err := range b.rows("server_signature_keys", "server_name", "key_id", "verify_key") {
+		if err != nil {
+			return err
+		}
+		k := bytea(r.bytes(2))
+		if r.text(0) != b.server || len(k) != ed25519.PublicKeySize || b.keys[r.text(1)] != nil {
+			continue
+		}
+		b.keys[r.text(1)] = k
+	}
 	return nil
 }
 

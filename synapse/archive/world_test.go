@@ -254,6 +254,23 @@ func (w *world) export(o Options, findings ...string) *written {
 	return out
 }
 
+// prepared reads a database and says which tables were read.
+func (w *world) prepared(t Tables) map[string]bool {
+	w.t.Helper()
+	dir, err := spill.Open(w.t.TempDir())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer dir.Close()
+	b := newBuilder(context.Background(), t, dir, options())
+	for _, step := range b.steps() {
+		if err := step(&mspf.Contents{Server: &mspf.Server{}}); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	return b.read
+}
+
 // written is an archive that was read back.
 type written struct {
 	t      testing.TB
