@@ -20,6 +20,7 @@ import (
 var (
 	ErrExists    = errors.New("there is something already")
 	ErrPlaintext = errors.New("the archive would be readable by whoever finds it")
+	ErrName      = errors.New("no name of an archive")
 )
 
 // sink takes the files of an archive in order.
@@ -32,30 +33,49 @@ type sink interface {
 	abort()
 }
 
-// openSink chooses the form by the name of the file.
-func openSink(path string, o WriteOptions, at time.Time) (sink, error) {
+// Check gives what [Write] would refuse of a name before it writes anything: for who has
+// work to do until then.
+func Check(path string, o WriteOptions) error {
+	_, _, err := formOf(path, o)
+	return err
+}
+
+// formOf reads the form of an archive from its name.
+func formOf(path string, o WriteOptions) (form string, encrypted bool, err error) {
 	name, encrypted := strings.CutSuffix(path, ".age")
 	switch {
 	case encrypted && len(o.Recipients) == 0:
-		return nil, fmt.Errorf("write %s: an encrypted archive needs a recipient", path)
+		return "", true, fmt.Errorf("write %s: %w: an encrypted one needs a recipient", path, ErrName)
 	case !encrypted && !o.Plaintext:
-		return nil, fmt.Errorf("write %s: %w: it holds password hashes and the signing key. Name it .tar.zst.age, or ask for plaintext", path, ErrPlaintext)
+		return "", false, fmt.Errorf("write %s: %w: it holds password hashes and the signing key. Name it .tar.zst.age, or ask for plaintext", path, ErrPlaintext)
 	}
 	if _, err := os.Lstat(path); err == nil {
-		return nil, fmt.Errorf("write %s: %w", path, ErrExists)
+		return "", encrypted, fmt.Errorf("write %s: %w", path, ErrExists)
 	}
-	form := filepath.Ext(name)
+	form = filepath.Ext(name)
 	if form == ".gz" || form == ".zst" {
 		form = filepath.Ext(strings.TrimSuffix(name, form)) + form
 	}
 	switch form {
 	case ".tar", ".tar.gz", ".tgz", ".tar.zst":
-		return openTar(path, form, encrypted, o, at)
+		return form, encrypted, nil
 	}
 	if encrypted {
-		return nil, fmt.Errorf("write %s: a directory cannot be encrypted: name it .tar.age, .tar.gz.age or .tar.zst.age", path)
+		return "", true, fmt.Errorf("write %s: %w: a directory cannot be encrypted; name it .tar.age, .tar.gz.age or .tar.zst.age", path, ErrName)
 	}
-	return openDir(path, at)
+	return "", false, nil
+}
+
+// openSink chooses the form by the name of the file.
+func openSink(path string, o WriteOptions, at time.Time) (sink, error) {
+	form, encrypted, err := formOf(path, o)
+	switch {
+	case err != nil:
+		return nil, err
+	case form == "":
+		return openDir(path, at)
+	}
+	return openTar(path, form, encrypted, o, at)
 }
 
 const partial = ".partial"

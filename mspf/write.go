@@ -72,7 +72,7 @@ const (
 // .tar.gz (.tgz), .tar.zst, and each but the first with .age behind it. Until it is
 // complete its name ends in .partial; whatever fails, nothing stays.
 //
-// Errors are [ErrPlaintext], [ErrExists], [ErrTwice], [ErrOneTimeKeys], [ErrTooLarge],
+// Errors are [ErrPlaintext], [ErrName], [ErrExists], [ErrTwice], [ErrOneTimeKeys], [ErrTooLarge],
 // and what the iterators return.
 func Write(ctx context.Context, path string, c Contents, o WriteOptions) (*Summary, error) {
 	if err := c.check(); err != nil {

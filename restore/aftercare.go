@@ -31,9 +31,7 @@ const maxDetails = 1000
 
 // chooseMode gives the mode of a plan: the one that is asked for, if it fits.
 func chooseMode(schema *history.Schema, p Point, o Options) (synapse.Mode, error) {
-	homeserver := len(o.Only) == 0 && synapse.Detect(func(schemaName, table string) bool {
-		return slices.ContainsFunc(schema.Tables, func(t history.SchemaTable) bool { return t.Schema == schemaName && t.Name == table })
-	})
+	homeserver := len(o.Only) == 0 && isSynapse(schema)
 	switch {
 	case o.Mode == "" && homeserver:
 		return synapse.Rollback, nil
@@ -46,6 +44,12 @@ func chooseMode(schema *history.Schema, p Point, o Options) (synapse.Mode, error
 			"--at latest moves, --mode rollback goes back", ErrNotNewest, p)
 	}
 	return o.Mode, nil
+}
+
+func isSynapse(schema *history.Schema) bool {
+	return synapse.Detect(func(schemaName, table string) bool {
+		return slices.ContainsFunc(schema.Tables, func(t history.SchemaTable) bool { return t.Schema == schemaName && t.Name == table })
+	})
 }
 
 // aliveElsewhere refuses to move a branch when the server went on as another one: what
@@ -66,10 +70,10 @@ func aliveElsewhere(v *history.View, family []*history.View, damaged []Damaged) 
 // after does to the proven rows what the mode asks for, in one transaction. A crash
 // in it, or right after it, leaves a restore that is visibly unfinished (P3).
 func (r *run) after(ctx context.Context) error {
-	if r.report.Mode != synapse.Rollback {
+	if r.plan.Mode != synapse.Rollback {
 		return nil
 	}
-	began := r.now()
+	began := r.plan.now()
 	if err := r.db.phase(ctx, r.conn, PhaseAfter); err != nil {
 		return fmt.Errorf("note the phase in the target: %w", err)
 	}
@@ -81,42 +85,34 @@ func (r *run) after(ctx context.Context) error {
 	if err := r.steps(ctx, steps); err != nil {
 		return errors.Join(err, runSQL(ctx, r.conn, "ROLLBACK"))
 	}
-	r.report.Took[PhaseAfter] = r.now().Sub(began)
+	r.report.Took[PhaseAfter] = r.plan.now().Sub(began)
 	return nil
 }
 
-// aftercare gathers what the steps depend on.
+// aftercare gathers what the steps depend on, and with it the loss report.
 func (r *run) aftercare(ctx context.Context) ([]synapse.Step, error) {
 	restored, err := r.restored(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if err := r.origin.known(ctx, r, &restored); err != nil {
-		return nil, err
-	}
-	return synapse.Aftercare(r.report.Mode, restored), nil
-}
-
-// known reads the records after the point, and with them makes the loss report.
-func (m *planned) known(ctx context.Context, r *run, restored *synapse.Restored) (err error) {
 	name := ""
 	if restored.HasUsers() {
 		rows, err := query(ctx, r.conn, synapse.NameSQL)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if len(rows) > 0 {
 			name = synapse.Domain(rows[0][0])
 		}
 	}
-	since, err := m.since(ctx, name, r.progress.Add)
+	since, err := r.plan.since(ctx, name, r.progress.Add)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if name != "" && restored.CanShare() {
 		rows, err := query(ctx, r.conn, synapse.SharedSQL(name))
 		if err != nil {
-			return err
+			return nil, err
 		}
 		rooms := make([]string, len(rows))
 		for i, row := range rows {
@@ -126,15 +122,15 @@ func (m *planned) known(ctx context.Context, r *run, restored *synapse.Restored)
 	}
 	r.report.Loss = since.Loss()
 	restored.DelayedGone = since.DelayedGone()
-	if restored.Newest, err = m.handedOut(ctx, restored.Descends); err != nil {
-		return err
+	if restored.Newest, err = r.plan.handedOut(ctx, restored.Descends); err != nil {
+		return nil, err
 	}
 	for name, v := range since.Newest() {
 		if have, ok := restored.Newest[name]; !ok || v > have {
 			restored.Newest[name] = v
 		}
 	}
-	return nil
+	return synapse.Aftercare(r.plan.Mode, restored), nil
 }
 
 // restored reads the target's catalog.

@@ -89,6 +89,9 @@ const (
 	PhaseVerify   Phase = "verify" // beside it ANALYZE
 	PhaseAfter    Phase = "aftercare"
 	PhaseFinished Phase = "finished"
+	// PhaseSort and PhaseArchive are an export's, after rows and changes.
+	PhaseSort    Phase = "sort into items"
+	PhaseArchive Phase = "write the archive"
 )
 
 // Progress is told how far a restore is. Its methods are called from several

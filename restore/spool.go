@@ -46,7 +46,7 @@ func (p *Plan) Spool(ctx context.Context, s *history.Secrets, d *spill.Dir, pr P
 	}
 	out := &Spool{
 		Report: &Report{Point: p.Point, Mode: p.Mode, Rounds: l.rounds, Notes: slices.Concat(p.Notes, notes), Took: map[Phase]time.Duration{}},
-		schema: *ddl, tables: map[[2]string]*tableJob{},
+		schema: *ddl, tables: map[[2]string]*tableJob{}, timeline: p.timeline(), incomplete: p.Incomplete, absent: p.notBackedUp(),
 	}
 	if out.rows, err = sink.sorter.Sorted(); err != nil {
 		return nil, err
@@ -61,6 +61,32 @@ func (p *Plan) Spool(ctx context.Context, s *history.Secrets, d *spill.Dir, pr P
 	out.Report.Sequences, out.Report.Verified = len(out.sequences), true
 	out.Report.Took[PhaseRows] = p.now().Sub(began)
 	return out, nil
+}
+
+// timeline is the one that the point's commit was made on.
+func (p *Plan) timeline() int64 {
+	at, out := p.Point.LSN, int64(0)
+	if p.Point.Commit.End != 0 {
+		at = p.Point.Commit.End
+	}
+	for _, e := range p.view.Epochs {
+		if out == 0 || e.Durable < at {
+			out = int64(e.Timeline)
+		}
+	}
+	return out
+}
+
+// notBackedUp names the ordinary tables of the point that the plan has no part for.
+func (p *Plan) notBackedUp() []string {
+	var out []string
+	for _, t := range p.schema.Tables {
+		if t.Kind == 'r' && !slices.ContainsFunc(p.Tables, func(o TablePlan) bool { return o.OID == t.OID }) {
+			out = append(out, t.Schema+"."+t.Name)
+		}
+	}
+	slices.Sort(out)
+	return out
 }
 
 // spoolSequences is [Plan.setSequences] without a database that knows the limits: the
@@ -184,10 +210,13 @@ type Spool struct {
 	// whether it is only the best known.
 	Report *Report
 
-	schema    DDL
-	sequences []record.Sequence
-	tables    map[[2]string]*tableJob
-	rows      *spill.Sorted
+	schema     DDL
+	sequences  []record.Sequence
+	tables     map[[2]string]*tableJob
+	rows       *spill.Sorted
+	timeline   int64
+	incomplete []Interval // tables that are only the best known
+	absent     []string   // tables that were never part of the backup
 }
 
 // Columns gives the names of a table's stored columns in the order of its rows; nil

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 )
 
 // ErrHomeserver: homeserver.yaml cannot be used; the message says what to do.
@@ -31,6 +33,10 @@ type Homeserver struct {
 	// MediaStore is media_store_path, SigningKey signing_key_path ("" when the key
 	// stands in the configuration itself).
 	MediaStore, SigningKey string
+	// OldKeys are the public keys of old_signing_keys, by key id.
+	OldKeys map[string]OldKey
+	// Peppered: password_config has a pepper, without which no password hash is of use.
+	Peppered bool
 	// DynamicThumbnails: lost thumbnails are made again.
 	DynamicThumbnails bool
 	// Providers are the modules of media_storage_providers: media may lie there only.
@@ -49,6 +55,47 @@ type Homeserver struct {
 	// Base. Synapse takes it from the folder that it is started in, which no file says.
 	Relative []string
 	Base     string
+
+	signingKey string // when it stands in the configuration itself
+}
+
+// OldKey is a public key that the server signed with once, in base64, and when it ceased
+// to, in milliseconds since 1970.
+type OldKey struct {
+	Key       string
+	ExpiredTS int64
+}
+
+// SigningKeys reads the lines of the signing key, the one that is used first; they are
+// secret.
+func (h *Homeserver) SigningKeys() ([]string, error) {
+	if h.SigningKey == "" {
+		return keyLines(h.signingKey), nil
+	}
+	return ReadSigningKeys(h.SigningKey)
+}
+
+// ReadSigningKeys reads a file of signing keys as Synapse and signedjson have it: a line
+// "ed25519 <version> <base64>" each.
+func ReadSigningKeys(path string) ([]string, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, bad("read the signing key: %v", err)
+	}
+	if lines := keyLines(string(b)); len(lines) > 0 {
+		return lines, nil
+	}
+	return nil, bad("%s holds no signing key", path)
+}
+
+func keyLines(text string) []string {
+	var lines []string
+	for line := range strings.Lines(text) {
+		if line = strings.TrimSpace(line); line != "" {
+			lines = append(lines, line)
+		}
+	}
+	return lines
 }
 
 // String hides everything but the name.
@@ -126,7 +173,17 @@ func (h *Homeserver) media(c section) {
 
 // identity finds the files that make the server itself: keys, bridges, secrets.
 func (h *Homeserver) identity(c section) {
-	if c.text("signing_key") == "" {
+	old := c.section("old_signing_keys")
+	for _, id := range c.keys("old_signing_keys") {
+		k := old.section(id)
+		ts, _ := strconv.ParseInt(k.text("expired_ts"), 10, 64)
+		if h.OldKeys == nil {
+			h.OldKeys = map[string]OldKey{}
+		}
+		h.OldKeys[id] = OldKey{Key: k.text("key"), ExpiredTS: ts}
+	}
+	h.Peppered = c.section("password_config").text("pepper") != ""
+	if h.signingKey = c.text("signing_key"); h.signingKey == "" {
 		// synapse/config/key.py: beside the last configuration file.
 		p := c.text("signing_key_path")
 		if p == "" {

@@ -208,6 +208,7 @@ func archiveOutcomes() []outcome {
 		{mspf.ErrForm, exitUsage, "docs/format-mspf.md says what an archive looks like."},
 		{mspf.ErrExists, exitRefused, "Name another file."},
 		{mspf.ErrPlaintext, exitUsage, ""},
+		{mspf.ErrName, exitUsage, ""},
 	}
 	for _, err := range []error{
 		mspf.ErrIntegrity, mspf.ErrBomb, mspf.ErrPath, mspf.ErrLink, mspf.ErrDuplicate, mspf.ErrTrailing, mspf.ErrOrder, mspf.ErrOwner,

@@ -12,6 +12,7 @@ import (
 	"lifeboat.im/lifeboat/history"
 	"lifeboat.im/lifeboat/record"
 	"lifeboat.im/lifeboat/restore"
+	"lifeboat.im/lifeboat/synapse"
 )
 
 // The exit codes; each is promised in docs/operations.md.
@@ -93,6 +94,7 @@ func outcomes() []outcome {
 		{history.ErrEnded, exitLater, "Run it again when `lifeboat run` is running."},
 		{chunkstore.ErrDamaged, exitDamaged, "`lifeboat verify --key FILE` lists everything that is damaged."},
 		{chunkstore.ErrNotFound, exitDamaged, "An object of the repository is missing: `lifeboat verify --key FILE` lists all that are."},
+		{synapse.ErrHomeserver, exitUsage, ""},
 		{restore.ErrTarget, exitUsage, ""},
 		{restore.ErrAmbiguous, exitUsage, "`lifeboat points` prints the branches."},
 		{restore.ErrNoTable, exitUsage, "`lifeboat status` prints the tables."},

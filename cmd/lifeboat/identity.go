@@ -162,14 +162,23 @@ func secretLines(b []byte) []string {
 
 // checkRecipient refuses what nobody could open.
 func checkRecipient(s string) error {
+	_, err := parseRecipient(s)
+	return err
+}
+
+func parseRecipient(s string) (age.Recipient, error) {
+	var r age.Recipient
 	var err error
 	if strings.HasPrefix(s, "ssh-") {
-		_, err = agessh.ParseRecipient(s)
+		r, err = agessh.ParseRecipient(s)
 	} else {
-		_, err = age.ParseRecipients(strings.NewReader(s))
+		var all []age.Recipient
+		if all, err = age.ParseRecipients(strings.NewReader(s)); len(all) > 0 {
+			r = all[0]
+		}
 	}
 	if err != nil {
-		return usagef("%q is not a recipient: want age1… (from `age-keygen`) or an ssh-ed25519 or ssh-rsa public key", s)
+		return nil, usagef("%q is not a recipient: want age1… (from `age-keygen`) or an ssh-ed25519 or ssh-rsa public key", s)
 	}
-	return nil
+	return r, nil
 }

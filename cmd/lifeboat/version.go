@@ -11,6 +11,14 @@ import (
 // yet promised to be read by later programs (docs/format.md).
 const formatVersion = 0
 
+// buildVersion is the module's version; "devel" when it was built from a working copy.
+func buildVersion() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
+		return info.Main.Version
+	}
+	return "devel"
+}
+
 func versionCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Print the version of the program and of the format it writes",
@@ -21,11 +29,8 @@ func versionCommand(a *app) *cobra.Command {
 				Commit  string `json:"commit,omitempty"`
 				Format  int    `json:"format"`
 				Go      string `json:"go"`
-			}{Version: "devel", Format: formatVersion, Go: runtime.Version()}
+			}{Version: buildVersion(), Format: formatVersion, Go: runtime.Version()}
 			if info, ok := debug.ReadBuildInfo(); ok {
-				if info.Main.Version != "" && info.Main.Version != "(devel)" {
-					v.Version = info.Main.Version
-				}
 				for _, s := range info.Settings {
 					if s.Key == "vcs.revision" {
 						v.Commit = s.Value
