@@ -29,6 +29,7 @@ type capture struct {
 	log    *slog.Logger
 	now    func() time.Time
 	limit  int
+	alarm  Alarm
 	wake   chan struct{} // to the flusher; one slot
 	asked  chan struct{} // to the poller; one slot
 
@@ -234,12 +235,17 @@ func (c *capture) Row(oid uint32, op record.Op, row *cdc.Row) error {
 func (c *capture) keep(st *streamTable, d *delta, op record.Op, hasOld, hasNew bool) error {
 	if !d.unsure {
 		if hasOld {
-			d.sum.Sub(st.hasher.Line(c.oldLine))
+			h := st.hasher.Line(c.oldLine)
+			d.sum.Sub(h)
+			st.table.watch.old(h.Lo, d)
 		}
 		if hasNew {
-			d.sum.Add(st.hasher.Line(c.newLine))
+			h := st.hasher.Line(c.newLine)
+			d.sum.Add(h)
+			st.table.watch.fresh(h.Lo)
 		}
 	}
+	d.count(op, full(st.rel))
 	return c.append(st, d, op, hasOld, hasNew)
 }
 
@@ -285,7 +291,7 @@ func (c *capture) Truncate(oids []uint32, flags uint64) error {
 		if err != nil {
 			return err
 		}
-		d.reset, d.sum = true, record.Digest{}
+		d.reset, d.sum, d.rows = true, record.Digest{}, tally{reset: true}
 		t := &c.tx
 		buf, n := &t.buf, &t.bufRecords
 		if st.rel.Secret {
@@ -353,6 +359,7 @@ func (c *capture) join(commit, end record.LSN, at record.Time) {
 	r := recentCommit{xid: t.xid, commit: commit, end: end, deltas: slices.Clone(t.deltas)}
 	for i := range r.deltas {
 		c.account(&r.deltas[i])
+		c.mind(r.deltas[i].table, &r.deltas[i], end, at)
 	}
 	c.recent = append(c.recent, r)
 	for k := range c.trackers {

@@ -326,9 +326,9 @@ func (a *agent) verdict(ctx context.Context, base *history.Base, k *tracker) err
 	wasOpen, from, name := t.open, t.openFrom, t.name()
 	t.digest = k.after.apply(base.Digest)
 	t.known = !k.after.unsure && base.Relation.Identity == record.Full
-	t.recordBytes, t.baseBytes, t.rows = k.bytes, base.Bytes, base.Digest.Count
+	t.recordBytes, t.baseBytes = k.bytes, base.Bytes
 	t.exactFrom, t.copied, t.wanted, t.open = base.ExactFrom, a.now(), "", false
-	t.due = ""
+	t.due, t.live = "", k.after.rows.apply(base.Digest.Count)
 	suspect := k.suspect != ""
 	if suspect { // between the base's entry and here: the entry has closed what was open
 		c.suspectFrom(t, k.suspect, from)

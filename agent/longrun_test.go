@@ -27,7 +27,7 @@ type watched struct {
 	epochs uint64 // the newest that was begun
 }
 
-func watch(to **watched) func(chunkstore.Backend) chunkstore.Backend {
+func watchStore(to **watched) func(chunkstore.Backend) chunkstore.Backend {
 	return func(b chunkstore.Backend) chunkstore.Backend {
 		*to = &watched{Backend: b, free: make(chan struct{}), hold: func(string) bool { return false }}
 		return *to
@@ -86,7 +86,7 @@ func (b *bench) confirms() {
 // merge of the first hangs, flushes go on and further epochs end.
 func TestMergeDelaysNoFlush(t *testing.T) {
 	var w *watched
-	b := newBench(t, testpg.Shared(t, 18), watch(&w), "CREATE TABLE k (id serial PRIMARY KEY)")
+	b := newBench(t, testpg.Shared(t, 18), watchStore(&w), "CREATE TABLE k (id serial PRIMARY KEY)")
 	b.o.Tuning.MergeSegments = 2
 	b.attach()
 	b.run()
@@ -191,7 +191,7 @@ func TestRecordsOutgrowTheirBase(t *testing.T) {
 // point that the note names is restored from those copies.
 func TestRound(t *testing.T) {
 	var w *watched
-	b := newBench(t, testpg.Shared(t, 18), watch(&w),
+	b := newBench(t, testpg.Shared(t, 18), watchStore(&w),
 		"CREATE TABLE large (id int PRIMARY KEY, v text)", "INSERT INTO large SELECT i, md5(i::text) FROM generate_series(1, 20000) i",
 		"CREATE TABLE small (id serial PRIMARY KEY)", "CREATE TABLE tick (id serial PRIMARY KEY)")
 	b.o.Tuning.RefreshEvery = 40 * 24 * time.Hour

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"lifeboat.im/lifeboat/cdc"
+	"lifeboat.im/lifeboat/history"
 	"lifeboat.im/lifeboat/record"
 )
 
@@ -87,6 +88,10 @@ type Alarm struct {
 	Share float64
 	// Rows is the least number of such rows; default 1,000.
 	Rows int64
+	// Except names tables ("schema.name") that it does not watch; Empties, when set,
+	// knows such tables of the application itself.
+	Except  []string
+	Empties func(schema, table string) bool `json:"-"`
 }
 
 // rest is how long changes may lie unread: part of the RPO.
@@ -132,20 +137,22 @@ type plant struct {
 
 // StatusReport is what `lifeboat status` prints.
 type StatusReport struct {
-	Source         string        `json:"source"`
-	Lineage        string        `json:"lineage"`
-	Parent         string        `json:"parent,omitempty"` // the branch that this one left
-	ParentAt       string        `json:"parent_lsn,omitempty"`
-	Epoch          uint64        `json:"epoch"`
-	Durable        record.LSN    `json:"durable"`
-	DurableText    string        `json:"durable_lsn"`
-	DurableTime    time.Time     `json:"durable_time"`
-	Lag            *int64        `json:"lag_bytes,omitempty"` // nil: the source could not be asked
-	SlotActive     *bool         `json:"slot_active,omitempty"`
-	SlotRetained   *int64        `json:"slot_retained_bytes,omitempty"`
-	Tables         []TableStatus `json:"tables"`
-	Incomplete     []string      `json:"incomplete"`
-	Mismatches     []string      `json:"mismatches"`
+	Source       string        `json:"source"`
+	Lineage      string        `json:"lineage"`
+	Parent       string        `json:"parent,omitempty"` // the branch that this one left
+	ParentAt     string        `json:"parent_lsn,omitempty"`
+	Epoch        uint64        `json:"epoch"`
+	Durable      record.LSN    `json:"durable"`
+	DurableText  string        `json:"durable_lsn"`
+	DurableTime  time.Time     `json:"durable_time"`
+	Lag          *int64        `json:"lag_bytes,omitempty"` // nil: the source could not be asked
+	SlotActive   *bool         `json:"slot_active,omitempty"`
+	SlotRetained *int64        `json:"slot_retained_bytes,omitempty"`
+	Tables       []TableStatus `json:"tables"`
+	Incomplete   []string      `json:"incomplete"`
+	Mismatches   []string      `json:"mismatches"`
+	// View is the log that it is about.
+	View           *history.View `json:"-"`
 	Objects        int64         `json:"objects"`
 	Bytes          int64         `json:"bytes"`
 	UnmergedEpochs int           `json:"unmerged_epochs"`

@@ -239,10 +239,13 @@ func (a *agent) resume(view *history.View, durable record.LSN, known recovered, 
 		}
 		t := &table{
 			oid: oid, rel: &record.Relation{OID: oid, Schema: schema, Name: name},
-			rows: b.Rows, baseBytes: b.Bytes, exactFrom: b.ExactFrom, copied: b.Time.Time(), resumed: true,
+			live: b.Rows, baseBytes: b.Bytes, exactFrom: b.ExactFrom, copied: b.Time.Time(), resumed: true,
 		}
 		if s := known[oid]; s != nil {
 			t.digest, t.known, t.recordBytes, t.fingerprint, t.member = s.Digest, s.Known, s.RecordBytes, s.Fingerprint, s.Member
+			if s.Known {
+				t.live = s.Digest.Count
+			}
 		}
 		if from, ok := open[oid]; ok {
 			t.open, t.openFrom, t.wanted = true, from, "it was incomplete when the agent stopped"
@@ -254,6 +257,7 @@ func (a *agent) resume(view *history.View, durable record.LSN, known recovered, 
 			t.wanted = "a new base was asked for"
 		}
 	}
+	c.resumeAlarms(view.Alarms)
 	return a.resumeUncopied(view)
 }
 

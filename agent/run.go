@@ -358,6 +358,7 @@ func (a *agent) open(ctx context.Context, log *history.Log, keys history.EpochKe
 	}
 	a.capture = newCapture(a.store, a.secrets.Digest, a.opening.Durable, a.o.Tuning.SegmentBytes, a.log, a.now)
 	a.capture.progress = a.progress
+	a.capture.alarm = a.o.Tuning.Alarm
 	a.capture.stream, a.capture.huge, a.capture.plant = a.stream, a.source.FoundHugeRow, a.o.plant
 	a.copier = &copier{a: a, wake: make(chan struct{}, 1), due: make(chan struct{}, 1), wait: map[uint32]time.Time{}}
 	a.poller = &poller{a: a, noted: map[uint32]bool{}, huge: map[uint32]bool{}, refused: map[uint32]string{}}

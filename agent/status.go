@@ -25,6 +25,7 @@ func Status(ctx context.Context, repo *history.Repository, s *history.Secrets, o
 		return nil, err
 	}
 	r := &StatusReport{
+		View:   v,
 		Source: v.ID.Source.String(), Lineage: v.ID.Lineage.String(), Epoch: v.Head.Epoch,
 		Durable: v.Durable, DurableText: v.Durable.String(), DurableTime: v.DurableTime.Time(),
 	}
@@ -207,6 +208,7 @@ func historyFindings(v *history.View) []Finding {
 			out = append(out, Finding{Name: "incomplete", State: "warn", Why: fmt.Sprintf("%s is not exact since %s: %s", i.Name, i.From, i.Reason), Mend: "let `lifeboat run` copy it again"})
 		}
 	}
+	out = append(out, alarmFindings(v)...)
 	for _, m := range v.Mismatches {
 		out = append(out, Finding{
 			Name: "proof", State: "fail", Mend: "restore points of this table in the interval are in doubt; it was copied again at its end",

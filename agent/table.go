@@ -28,9 +28,12 @@ type table struct {
 	// recordBytes is the size of the records since the base; baseBytes of the base.
 	recordBytes uint64
 	baseBytes   int64
-	rows        int64
-	exactFrom   record.LSN
-	copied      time.Time
+	// live is how many rows there are after the newest received commit; with a minimal
+	// identity after a restart about as many.
+	live      int64
+	watch     watch
+	exactFrom record.LSN
+	copied    time.Time
 
 	// open: an incomplete interval, from openFrom on, waits for a copy.
 	open     bool
@@ -55,6 +58,10 @@ type delta struct {
 	sum    record.Digest
 	unsure bool
 	bytes  uint64
+	// rows is the change of the table's number of rows; touched counts rows of a minute
+	// ago that are gone, see watch.
+	rows    tally
+	touched int64
 }
 
 func (d *delta) apply(to record.Digest) record.Digest {
@@ -129,9 +136,10 @@ func (k *tracker) later(d *delta) {
 	k.bytes += d.bytes
 	k.after.unsure = k.after.unsure || d.unsure
 	if d.reset {
-		k.after.reset, k.after.sum = true, d.sum
+		k.after.reset, k.after.sum, k.after.rows = true, d.sum, d.rows
 		return
 	}
+	k.after.rows.n += d.rows.n
 	k.after.sum.Add(d.sum)
 }
 

@@ -36,6 +36,15 @@ type Alarm struct {
 // ID is what a person types to acknowledge the alarm: its entry's epoch and number.
 func (a *Alarm) ID() string { return fmt.Sprintf("%d-%d", a.At.Epoch, a.At.Seq) }
 
+// String says in one line what happened.
+func (a *Alarm) String() string {
+	span := "at " + a.From.String()
+	if a.Until != a.From {
+		span = fmt.Sprintf("from %s to %s", a.From, a.Until)
+	}
+	return fmt.Sprintf("%s: %d of %d rows were deleted or rewritten %s (%s), %d are left", a.Name, a.Change.Changed, a.Change.Before, span, a.Time, a.Change.After)
+}
+
 // Before is the restore target just before the change.
 func (a *Alarm) Before() string { return "before:lsn:" + a.From.String() }
 

@@ -70,10 +70,10 @@ func aliveElsewhere(v *history.View, family []*history.View, damaged []Damaged) 
 // after does to the proven rows what the mode asks for, in one transaction. A crash
 // in it, or right after it, leaves a restore that is visibly unfinished (P3).
 func (r *run) after(ctx context.Context) error {
-	if r.plan.Mode != synapse.Rollback {
+	if r.report.Mode != synapse.Rollback {
 		return nil
 	}
-	began := r.plan.now()
+	began := r.now()
 	if err := r.db.phase(ctx, r.conn, PhaseAfter); err != nil {
 		return fmt.Errorf("note the phase in the target: %w", err)
 	}
@@ -85,34 +85,42 @@ func (r *run) after(ctx context.Context) error {
 	if err := r.steps(ctx, steps); err != nil {
 		return errors.Join(err, runSQL(ctx, r.conn, "ROLLBACK"))
 	}
-	r.report.Took[PhaseAfter] = r.plan.now().Sub(began)
+	r.report.Took[PhaseAfter] = r.now().Sub(began)
 	return nil
 }
 
-// aftercare gathers what the steps depend on, and with it the loss report.
+// aftercare gathers what the steps depend on.
 func (r *run) aftercare(ctx context.Context) ([]synapse.Step, error) {
 	restored, err := r.restored(ctx)
 	if err != nil {
 		return nil, err
 	}
+	if err := r.origin.known(ctx, r, &restored); err != nil {
+		return nil, err
+	}
+	return synapse.Aftercare(r.report.Mode, restored), nil
+}
+
+// known reads the records after the point, and with them makes the loss report.
+func (m *planned) known(ctx context.Context, r *run, restored *synapse.Restored) (err error) {
 	name := ""
 	if restored.HasUsers() {
 		rows, err := query(ctx, r.conn, synapse.NameSQL)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if len(rows) > 0 {
 			name = synapse.Domain(rows[0][0])
 		}
 	}
-	since, err := r.plan.since(ctx, name, r.progress.Add)
+	since, err := m.since(ctx, name, r.progress.Add)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if name != "" && restored.CanShare() {
 		rows, err := query(ctx, r.conn, synapse.SharedSQL(name))
 		if err != nil {
-			return nil, err
+			return err
 		}
 		rooms := make([]string, len(rows))
 		for i, row := range rows {
@@ -122,15 +130,15 @@ func (r *run) aftercare(ctx context.Context) ([]synapse.Step, error) {
 	}
 	r.report.Loss = since.Loss()
 	restored.DelayedGone = since.DelayedGone()
-	if restored.Newest, err = r.plan.handedOut(ctx, restored.Descends); err != nil {
-		return nil, err
+	if restored.Newest, err = m.handedOut(ctx, restored.Descends); err != nil {
+		return err
 	}
 	for name, v := range since.Newest() {
 		if have, ok := restored.Newest[name]; !ok || v > have {
 			restored.Newest[name] = v
 		}
 	}
-	return synapse.Aftercare(r.plan.Mode, restored), nil
+	return nil
 }
 
 // restored reads the target's catalog.

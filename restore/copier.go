@@ -17,12 +17,12 @@ import (
 type copier struct {
 	*loader
 	db     *database
-	have   map[string][]string // the columns of its tables
+	have   map[[2]string][]string // the columns of its tables, by schema and name
 	proofs *prover
 }
 
 func (c *copier) columns(schema, table string) ([]string, bool) {
-	have, ok := c.have[ident(schema, table)]
+	have, ok := c.have[[2]string{schema, table}]
 	return have, ok
 }
 

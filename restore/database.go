@@ -96,22 +96,29 @@ func (d *database) open(ctx context.Context) (*pgconn.PgConn, error) {
 	return conn, nil
 }
 
-// empty refuses the target before anything is read from the store for it (P1), also
-// one that the homeserver of the plan would not start on.
-func (d *database) empty(ctx context.Context, p *Plan) error {
+// admission says what a target has to be.
+type admission struct {
+	startOver  bool // it may hold what is unfinished of ours
+	homeserver bool // a Synapse has to start on it
+	anyLocale  bool // one that bears another locale than C
+}
+
+// admit refuses the target before anything is read for it (P1), also one that the
+// homeserver would not start on. It changes nothing.
+func (d *database) admit(ctx context.Context, a admission) error {
 	conn, err := d.open(ctx)
 	if err != nil {
 		return err
 	}
 	defer closeConn(conn)
-	if _, err = d.refuse(ctx, conn, p.options.StartOver); err != nil || p.Mode == synapse.Raw || !p.homeserver() {
+	if _, err = d.refuse(ctx, conn, a.startOver); err != nil || !a.homeserver {
 		return err
 	}
 	rows, err := query(ctx, conn, synapse.LocaleSQL)
 	if err != nil {
 		return err
 	}
-	if why := synapse.LocaleFault(rows[0][0], rows[0][1], rows[0][2], p.options.AnyLocale); why != "" {
+	if why := synapse.LocaleFault(rows[0][0], rows[0][1], rows[0][2], a.anyLocale); why != "" {
 		return fmt.Errorf("restore into database %s: %w: %s", d.name, ErrLocale, why)
 	}
 	return nil

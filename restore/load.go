@@ -67,7 +67,7 @@ type sink interface {
 
 func newLoader(p *Plan, s *history.Secrets, pr Progress) *loader {
 	return &loader{
-		plan: p, view: p.view, store: p.view.Store(), workers: p.workers(), ahead: 3, progress: pr,
+		plan: p, view: p.view, store: p.view.Store(), workers: workers(p.options.Workers), ahead: 3, progress: pr,
 		budget: semaphore.NewWeighted(maxAhead), free: make(chan []byte, 8), digest: s.Digest[:],
 	}
 }

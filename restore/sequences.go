@@ -21,9 +21,9 @@ const sequenceMargin = 1000
 // limits are a sequence's in the target.
 type limits struct{ increment, least, most int64 }
 
-// setSequences gives every sequence of the target the value that is exact at the
-// newest commit, and otherwise one that was never handed out before the point.
-func (p *Plan) setSequences(ctx context.Context, conn *pgconn.PgConn) (set int, err error) {
+// setSequences gives the sequences of the target the values of their samples: those that
+// are exact, and else one that was never handed out before.
+func setSequences(ctx context.Context, conn *pgconn.PgConn, samples []sample) (set int, err error) {
 	rows, err := query(ctx, conn, `SELECT n.nspname, c.relname, s.seqincrement, s.seqmin, s.seqmax FROM pg_catalog.pg_sequence s
 JOIN pg_catalog.pg_class c ON c.oid = s.seqrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace`)
 	if err != nil {
@@ -39,12 +39,8 @@ JOIN pg_catalog.pg_class c ON c.oid = s.seqrelid JOIN pg_catalog.pg_namespace n 
 		}
 		have[ident(r[0], r[1])] = l
 	}
-	at, err := p.sequences(ctx)
-	if err != nil {
-		return 0, err
-	}
 	var b strings.Builder
-	for _, q := range at {
+	for _, q := range samples {
 		name := ident(q.Schema, q.Name)
 		l, ok := have[name]
 		if !ok {

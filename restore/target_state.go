@@ -29,10 +29,20 @@ found(what, classid, objid) AS (
  UNION ALL SELECT 'large object ' || oid, 'pg_catalog.pg_largeobject'::pg_catalog.regclass, oid FROM pg_catalog.pg_largeobject_metadata)
 SELECT what FROM found f WHERE NOT EXISTS (SELECT FROM ext e WHERE e.classid = f.classid AND e.objid = f.objid) ORDER BY what LIMIT 4`
 
+// claim is what a target is marked with.
+type claim struct {
+	lineage string // "" when no log is known
+	what    string // "restore to …"
+	point   string
+	plan    string // for people
+	// startOver takes back what is unfinished in the target.
+	startOver bool
+}
+
 // claim makes sure that the target is empty (P1) and marks it as unfinished (P3).
 // A crash right after it leaves the marks and nothing else.
-func (d *database) claim(ctx context.Context, conn *pgconn.PgConn, p *Plan) (notes []string, err error) {
-	unfinished, err := d.refuse(ctx, conn, p.options.StartOver)
+func (d *database) claim(ctx context.Context, conn *pgconn.PgConn, c claim) (notes []string, err error) {
+	unfinished, err := d.refuse(ctx, conn, c.startOver)
 	if err == nil && unfinished {
 		if err = d.takeBack(ctx, conn); err == nil {
 			err = d.nothingIn(ctx, conn)
@@ -43,14 +53,14 @@ func (d *database) claim(ctx context.Context, conn *pgconn.PgConn, p *Plan) (not
 	}
 	err = runSQL(ctx, conn, `BEGIN; CREATE SCHEMA lifeboat;
 CREATE TABLE lifeboat.restore_state (started timestamptz, lineage text, point text, phase text, plan text, extensions text[], database_comment text);
-INSERT INTO lifeboat.restore_state SELECT pg_catalog.now(), `+literal(p.Lineage)+`, `+literal(p.Point.String())+`, 'begun', `+literal(p.String())+`,
+INSERT INTO lifeboat.restore_state SELECT pg_catalog.now(), `+literal(c.lineage)+`, `+literal(c.point)+`, 'begun', `+literal(c.plan)+`,
  ARRAY(SELECT extname::text FROM pg_catalog.pg_extension), pg_catalog.shobj_description((SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()), 'pg_database');
 COMMIT`)
 	if err != nil {
 		return nil, fmt.Errorf("mark the target as unfinished: %w", err)
 	}
 	err = runSQL(ctx, conn, "COMMENT ON DATABASE "+ident(d.name)+" IS "+
-		literal("UNFINISHED Lifeboat restore to "+p.Point.String()+": do not use; see lifeboat.restore_state"))
+		literal("UNFINISHED Lifeboat "+c.what+": do not use; see lifeboat.restore_state"))
 	if err != nil {
 		notes = append(notes, fmt.Sprintf("the database has no comment that says it is unfinished, only lifeboat.restore_state: %v", err))
 	}
@@ -172,7 +182,7 @@ func (d *database) phase(ctx context.Context, conn *pgconn.PgConn, p Phase) erro
 // finish takes the marks away (P3), and leaves in the comment where the rows come
 // from: whoever adopts the database reads it there. It waits for the disk: a crash
 // right after leaves a restore that is whole.
-func (d *database) finish(ctx context.Context, conn *pgconn.PgConn, from history.Parent) error {
+func (d *database) finish(ctx context.Context, conn *pgconn.PgConn, from *history.Parent) error {
 	rows, err := query(ctx, conn, "SET synchronous_commit = on; SELECT database_comment FROM lifeboat.restore_state")
 	if err != nil {
 		return fmt.Errorf("read the target's comment: %w", err)
@@ -181,7 +191,10 @@ func (d *database) finish(ctx context.Context, conn *pgconn.PgConn, from history
 	if len(rows) == 1 {
 		old = rows[0][0]
 	}
-	trace := "UPDATE lifeboat.restore_state SET database_comment = " + literal(history.WithTrace(old, from)) + "; "
+	trace := ""
+	if from != nil {
+		trace = "UPDATE lifeboat.restore_state SET database_comment = " + literal(history.WithTrace(old, *from)) + "; "
+	}
 	if err := runSQL(ctx, conn, trace+d.unmark()); err != nil {
 		return fmt.Errorf("mark the target as finished: %w", err)
 	}

@@ -7,7 +7,7 @@ func commands(a *app) []*cobra.Command {
 	cobra.EnableCommandSorting = false
 	return []*cobra.Command{
 		initCommand(a), attachCommand(a), detachCommand(a), runCommand(a),
-		statusCommand(a), pointsCommand(a), markCommand(a), findCommand(a), restoreCommand(a),
+		statusCommand(a), pointsCommand(a), markCommand(a), alarmCommand(a), findCommand(a), restoreCommand(a),
 		exportCommand(a), inspectCommand(a), verifyCommand(a), doctorCommand(a),
 		keyCommand(a), configCommand(a), repoCommand(a), completionCommand(a), versionCommand(a),
 	}

@@ -250,7 +250,7 @@ func (a *app) loadConfig() (*config, error) {
 	}
 	c.Agent.DSN = c.Source
 	if c.profile() == profileSynapse {
-		c.Agent.Profile = synapse.Profile
+		c.Agent.Profile, c.Tuning.Alarm.Empties = synapse.Profile, synapse.Empties
 	}
 	return &c, nil
 }

@@ -93,7 +93,10 @@ func alarmOption() option {
 		c.Tuning.Alarm.Rows = v
 		return nil
 	}, func(c *config) string { return strconv.FormatInt(c.Tuning.Alarm.Rows, 10) }}
-	o := nested("alarm", "share of a table's rows that a commit or a minute may delete or rewrite, and rows, the least number that counts; or off", share, rows)
+	except := option{"except", "", func(c *config, n *yaml.Node) error {
+		return n.Decode(&c.Tuning.Alarm.Except)
+	}, func(c *config) string { return "[" + strings.Join(c.Tuning.Alarm.Except, ", ") + "]" }}
+	o := nested("alarm", "share of a table's rows that a commit or a minute may delete or rewrite; rows, the least number that counts; except, tables that it does not watch; or off", share, rows, except)
 	set, show := o.set, o.show
 	o.set = func(c *config, n *yaml.Node) error {
 		switch {

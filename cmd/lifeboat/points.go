@@ -29,6 +29,8 @@ type branch struct {
 	Marks      []markPoint `json:"marks"`
 	Holes      []hole      `json:"holes"`
 	Tables     []proved    `json:"tables"`
+	Rounds     []round     `json:"rounds"`
+	Alarms     []alarm     `json:"alarms"`
 	Damaged    string      `json:"damaged,omitempty"` // why nothing more is known of it
 }
 
@@ -44,6 +46,13 @@ type proved struct {
 	Table  string    `json:"table"`
 	Copied time.Time `json:"copied,omitzero"`
 	Proved time.Time `json:"proved,omitzero"`
+}
+
+// round is a sparse point: what stays of a week or month when the rest is thinned out.
+type round struct {
+	Kind string    `json:"kind"`
+	LSN  string    `json:"lsn"`
+	Time time.Time `json:"time"`
 }
 
 // hole is an interval in which a table is not exact.
@@ -85,11 +94,11 @@ func (a *app) points(ctx context.Context, since string) error {
 	branches := []branch{}
 	for _, v := range all {
 		b := describe(v, from)
-		b.Current = v.ID == host
+		b.Current, b.Alarms = v.ID == host, a.openAlarms(v, &restore.Branches{All: all})
 		branches = append(branches, b)
 	}
 	for _, d := range damaged {
-		branches = append(branches, branch{Lineage: d.ID.String(), Current: d.ID == host, Marks: []markPoint{}, Holes: []hole{}, Tables: []proved{}, Damaged: d.Err.Error()})
+		branches = append(branches, branch{Lineage: d.ID.String(), Current: d.ID == host, Marks: []markPoint{}, Holes: []hole{}, Tables: []proved{}, Rounds: []round{}, Alarms: []alarm{}, Damaged: d.Err.Error()})
 	}
 	done, err := a.printJSON(branches)
 	if err != nil {
@@ -124,7 +133,7 @@ func (a *app) parseSince(s string) (time.Time, error) {
 func describe(v *history.View, since time.Time) branch {
 	b := branch{
 		Lineage: v.ID.String(), From: v.First.String(), Until: v.Durable.String(), UntilTime: commitTime(v.DurableTime),
-		Restorable: v.Ready && v.First != 0 && v.First <= v.Durable, Marks: []markPoint{}, Holes: []hole{}, Tables: []proved{},
+		Restorable: v.Ready && v.First != 0 && v.First <= v.Durable, Marks: []markPoint{}, Holes: []hole{}, Tables: []proved{}, Rounds: []round{},
 	}
 	if p := v.Epochs[0].Parent; p != nil {
 		b.Parent, b.ParentAt = p.ID.String(), p.At.String()
@@ -149,6 +158,11 @@ func describe(v *history.View, since time.Time) branch {
 	}
 	for _, g := range v.SchemaGaps() {
 		b.Holes = append(b.Holes, hole{"(tables whose definition changed)", "the schema changed", g.From.String(), openEnd(g.Until)})
+	}
+	for _, r := range v.Rounds {
+		if t := r.Time.Time(); !t.Before(since) {
+			b.Rounds = append(b.Rounds, round{r.Kind, r.Point.String(), t})
+		}
 	}
 	for _, p := range v.Proofs() {
 		b.Tables = append(b.Tables, proved{p.Name, commitTime(p.Time), commitTime(p.ProvedTime)})
@@ -193,6 +207,12 @@ func (a *app) printBranch(b *branch) {
 	a.printProved(b.Tables)
 	for _, m := range b.Marks {
 		a.fact("  mark        %s  lsn:%s  %s", m.Name, m.LSN, moment(m.Time))
+	}
+	for _, r := range b.Rounds {
+		a.fact("  %-11s lsn:%s  %s", r.Kind, r.LSN, moment(r.Time))
+	}
+	for _, k := range b.Alarms {
+		a.printAlarm("  ", k)
 	}
 	for _, h := range b.Holes {
 		until := "still open"

@@ -41,7 +41,7 @@ func TestPostgresScripts(t *testing.T) {
 func postgresCommands() map[string]func(*testscript.TestScript, bool, []string) {
 	cmds := scriptCommands()
 	maps.Copy(cmds, map[string]func(*testscript.TestScript, bool, []string){
-		"sql": sqlCommand, "super": superCommand, "until": untilCommand, "target": targetCommand, "term": termCommand, "keep": keepCommand, "same": sameCommand,
+		"sql": sqlCommand, "super": superCommand, "until": untilCommand, "target": targetCommand, "term": termCommand, "keep": keepCommand, "same": sameCommand, "alarmid": alarmIDCommand,
 		"homeserver": homeserverCommand, "listen": listenCommand, "told": toldCommand,
 	})
 	maps.Copy(cmds, s3Commands())
@@ -141,6 +141,17 @@ func targetCommand(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Setenv("AT", found[0].RestoreAt)
 	ts.Setenv("XID", fmt.Sprint(found[0].XID))
 	ts.Setenv("TIME", found[0].Time.Format(time.RFC3339Nano))
+}
+
+// alarmIDCommand keeps the id of the open alarm in ALARM.
+func alarmIDCommand(ts *testscript.TestScript, _ bool, _ []string) {
+	ts.Check(ts.Exec("lifeboat", "alarm", "--json"))
+	var open []alarm
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &open))
+	if len(open) != 1 {
+		ts.Fatalf("%d alarms are open", len(open))
+	}
+	ts.Setenv("ALARM", open[0].ID)
 }
 
 // contents gives every table of a database as text, its rows sorted.

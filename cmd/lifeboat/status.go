@@ -8,6 +8,7 @@ import (
 
 	"lifeboat.im/lifeboat/agent"
 	"lifeboat.im/lifeboat/record"
+	"lifeboat.im/lifeboat/restore"
 )
 
 func statusCommand(a *app) *cobra.Command {
@@ -31,7 +32,11 @@ func (a *app) status(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("status: %w", err)
 	}
-	if done, err := a.printJSON(r); done {
+	alarms := a.openAlarms(r.View, &restore.Branches{})
+	if done, err := a.printJSON(struct {
+		*agent.StatusReport
+		Alarms []alarm `json:"alarms"`
+	}{r, alarms}); done {
 		return err
 	}
 	a.fact("Source             %s, lineage %s, epoch %d", r.Source, r.Lineage, r.Epoch)
@@ -50,6 +55,9 @@ func (a *app) status(ctx context.Context) error {
 	}
 	for _, m := range r.Mismatches {
 		a.fact("Mismatch           %s", m)
+	}
+	for _, k := range alarms {
+		a.printAlarm("", k)
 	}
 	for _, n := range r.Notes {
 		a.fact("Note               %s", n)

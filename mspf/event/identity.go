@@ -99,7 +99,8 @@ func (v Version) CheckContentHash(ev map[string]any) error {
 // an event id is made of from version 3 on.
 // Source: Matrix specification, server-server API, "Calculating the reference hash for an event".
 func (v Version) ReferenceHash(ev map[string]any) ([32]byte, error) {
-	return hash(v.Redact(ev), "signatures", "unsigned", "age_ts")
+	signed, err := v.Signed(ev)
+	return sha256.Sum256(signed), err
 }
 
 // EventID gives the id of the event: from its key event_id in versions 1 and 2,
@@ -112,10 +113,19 @@ func (v Version) EventID(ev map[string]any) (string, error) {
 		}
 		return id, nil
 	}
-	sum, err := v.ReferenceHash(ev)
+	signed, err := v.Signed(ev)
 	if err != nil {
 		return "", err
 	}
+	return v.EventIDOf(ev, signed)
+}
+
+// EventIDOf is [Version.EventID] for who has what [Version.Signed] gives already.
+func (v Version) EventIDOf(ev map[string]any, signed []byte) (string, error) {
+	if v.IDFormat == IDInEvent {
+		return v.EventID(ev)
+	}
+	sum := sha256.Sum256(signed)
 	if v.IDFormat == IDBase64 {
 		return "$" + base64.RawStdEncoding.EncodeToString(sum[:]), nil
 	}
@@ -152,7 +162,7 @@ func (v Version) CheckSignature(ev map[string]any, server, keyID string, key ed2
 	if err != nil {
 		return fmt.Errorf("%w: not base64", ErrSignature)
 	}
-	msg, err := v.signed(ev)
+	msg, err := v.Signed(ev)
 	if err != nil {
 		return err
 	}
@@ -166,14 +176,16 @@ func (v Version) CheckSignature(ev map[string]any, server, keyID string, key ed2
 // base64. It is for test vectors and for servers that make events; nothing in an
 // archive is ever signed again.
 func (v Version) Sign(ev map[string]any, key ed25519.PrivateKey) (string, error) {
-	msg, err := v.signed(ev)
+	msg, err := v.Signed(ev)
 	if err != nil {
 		return "", err
 	}
 	return base64.RawStdEncoding.EncodeToString(ed25519.Sign(key, msg)), nil
 }
 
-func (v Version) signed(ev map[string]any) ([]byte, error) {
+// Signed gives what signatures cover, and from version 3 on also what the event's id is the
+// hash of: the canonical JSON of the redacted event without its signatures.
+func (v Version) Signed(ev map[string]any) ([]byte, error) {
 	return Canonical(without(v.Redact(ev), "signatures", "unsigned", "age_ts"))
 }
 

@@ -125,8 +125,12 @@ func (b *builder) placeEvents(joined *spill.Sorted, bans map[[2]string][]ban, pl
 	var work errgroup.Group
 	for range runtime.GOMAXPROCS(0) {
 		work.Go(func() error {
+			signatures := b.batches()
 			for e := range jobs {
-				done <- b.place(e, bans)
+				done <- b.place(e, bans, signatures)
+			}
+			for _, batch := range signatures {
+				batch.Flush()
 			}
 			return nil
 		})

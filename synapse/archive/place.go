@@ -30,8 +30,9 @@ func (e *stored) flag(name string) bool {
 	return v
 }
 
-// place checks an event and says where it belongs. It is called from several goroutines.
-func (b *builder) place(e *stored, bans map[[2]string][]ban) *placedEvent {
+// place checks an event and says where it belongs. It is called from several goroutines,
+// each with signatures of its own, which are checked when enough have come together.
+func (b *builder) place(e *stored, bans map[[2]string][]ban, signatures batches) *placedEvent {
 	r := e.facts
 	m := mspf.EventMeta{
 		EventID: e.id, StreamOrdering: e.stream, ReceivedTS: e.received, Outlier: e.outlier, Rejected: e.rejected,
@@ -56,7 +57,7 @@ func (b *builder) place(e *stored, bans map[[2]string][]ban) *placedEvent {
 		}
 		m.RedactedBy = b.redactedBy(e, bans)
 		if r.known {
-			text = b.checked(e, r, tree, &m)
+			text = b.checked(e, r, tree, &m, signatures)
 		}
 	}
 	return &placedEvent{key: b.placeOf(e, r, tree), text: encodeEvent(&m, text), refs: b.references(e, tree, &m)}
@@ -64,11 +65,16 @@ func (b *builder) place(e *stored, bans map[[2]string][]ban) *placedEvent {
 
 // checked holds the event against its id, its hash and our signature, and gives the text
 // that the archive has.
-func (b *builder) checked(e *stored, r *room, tree map[string]any, m *mspf.EventMeta) []byte {
+func (b *builder) checked(e *stored, r *room, tree map[string]any, m *mspf.EventMeta, signatures batches) []byte {
 	for _, k := range []string{"unsigned", "age_ts", "outlier", "destinations"} {
 		delete(tree, k)
 	}
-	if id, err := r.rules.EventID(tree); err != nil || id != e.id {
+	signed, err := r.rules.Signed(tree)
+	id := ""
+	if err == nil {
+		id, err = r.rules.EventIDOf(tree, signed)
+	}
+	if err != nil || id != e.id {
 		b.report.add(1, mspf.Loss{Item: "m.events", Key: e.room, Code: "event_id", State: mspf.Lossy, Reason: "the stored event is not the one that its id names: an importer will not accept it"})
 	}
 	if r.rules.CheckContentHash(tree) != nil {
@@ -78,7 +84,7 @@ func (b *builder) checked(e *stored, r *room, tree map[string]any, m *mspf.Event
 			b.report.add(1, mspf.Loss{Item: "m.events", Key: e.room, Code: "content_hash", State: mspf.Lossy, Reason: "the content is not what its hash says, and no redaction says why"})
 		}
 	}
-	b.signature(e, r, tree)
+	b.signature(e, tree, signed, signatures)
 	if m.RedactedBy == "" || m.Censored || b.o.AsStored {
 		return e.json
 	}
@@ -91,23 +97,40 @@ func (b *builder) checked(e *stored, r *room, tree map[string]any, m *mspf.Event
 	return text
 }
 
-// signature checks our own on what our users sent.
-func (b *builder) signature(e *stored, r *room, tree map[string]any) {
-	if len(b.keys) == 0 || !b.local(e.sender) {
+// batches are signatures that wait to be checked, by the key's id.
+type batches map[string]*event.Batch
+
+// batches makes an empty one for each of our keys.
+func (b *builder) batches() batches {
+	all := batches{}
+	for id, key := range b.keys {
+		all[id] = &event.Batch{Key: key, Bad: func() {
+			b.report.add(1, mspf.Loss{Item: "m.events", Key: id, Code: "signature", State: mspf.Lossy, Reason: "events of this server that its key did not sign"})
+		}}
+	}
+	return all
+}
+
+// signature has our own checked on what our users sent.
+func (b *builder) signature(e *stored, tree map[string]any, signed []byte, signatures batches) {
+	if len(b.keys) == 0 || signed == nil || !b.local(e.sender) {
 		return
 	}
 	by, _ := tree["signatures"].(map[string]any)
 	ours, _ := by[b.server].(map[string]any)
 	checked := false
 	for id := range ours {
-		k, known := b.keys[id]
-		if !known {
+		batch := signatures[id]
+		if batch == nil {
 			continue
 		}
 		checked = true
-		if r.rules.CheckSignature(tree, b.server, id, k) != nil {
-			b.report.add(1, mspf.Loss{Item: "m.events", Key: e.room, Code: "signature", State: mspf.Lossy, Reason: "events of this server that its key did not sign"})
+		text, _ := ours[id].(string)
+		signature, err := unpadded(text)
+		if err != nil {
+			signature = nil
 		}
+		batch.Add(signed, signature)
 	}
 	if !checked {
 		b.report.add(1, mspf.Loss{Item: "m.events", Code: "signature_unchecked", State: mspf.Absent, Reason: "events of this server that none of the known keys signed"})
