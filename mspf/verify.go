@@ -65,10 +65,18 @@ func (v *Verdict) OK() bool {
 // authorization: that takes state resolution, and an importer has to do it.
 //
 // An error is an archive that cannot be read to its end or was altered; what else is
-// wrong are findings.
-func Verify(ctx context.Context, path string, o ReadOptions) (*Verdict, error) {
+// wrong are findings. Each f is handed every element on the way, as by [Read]: an
+// importer that plans needs no pass of its own.
+func Verify(ctx context.Context, path string, o ReadOptions, f ...func(Element) error) (*Verdict, error) {
 	v := newVerifier()
-	out, err := walk(ctx, path, o, hooks{element: v.element, file: v.file})
+	element := func(e Element) error {
+		err := v.element(e)
+		for k := 0; k < len(f) && err == nil; k++ {
+			err = f[k](e)
+		}
+		return err
+	}
+	out, err := walk(ctx, path, o, hooks{element: element, file: v.file})
 	if err != nil {
 		return nil, err
 	}

@@ -31,19 +31,25 @@ const maxDetails = 1000
 
 // chooseMode gives the mode of a plan: the one that is asked for, if it fits.
 func chooseMode(schema *history.Schema, p Point, o Options) (synapse.Mode, error) {
-	homeserver := len(o.Only) == 0 && isSynapse(schema)
-	switch {
-	case o.Mode == "" && homeserver:
-		return synapse.Rollback, nil
-	case o.Mode == "":
-		return synapse.Raw, nil
-	case o.Mode == synapse.Rollback && !homeserver:
-		return "", fmt.Errorf("%w: a rollback does to the rows what a Synapse needs, and the tables of this point are not a Synapse's; raw restores them as they were", ErrMode)
-	case o.Mode == synapse.Move && !p.Newest:
+	m, err := modeOf(o.Mode, len(o.Only) == 0 && isSynapse(schema))
+	if err == nil && m == synapse.Move && !p.Newest {
 		return "", fmt.Errorf("mode move: %w: a move is for the point at which the old server was stopped, and there are later commits than %s, which would be lost; "+
 			"--at latest moves, --mode rollback goes back", ErrNotNewest, p)
 	}
-	return o.Mode, nil
+	return m, err
+}
+
+// modeOf gives the mode that was asked for, or the one that fits the database.
+func modeOf(asked synapse.Mode, homeserver bool) (synapse.Mode, error) {
+	switch {
+	case asked == "" && homeserver:
+		return synapse.Rollback, nil
+	case asked == "":
+		return synapse.Raw, nil
+	case asked == synapse.Rollback && !homeserver:
+		return "", fmt.Errorf("%w: a rollback does to the rows what a Synapse needs, and the tables are not a Synapse's; raw takes them as they were", ErrMode)
+	}
+	return asked, nil
 }
 
 func isSynapse(schema *history.Schema) bool {

@@ -1,7 +1,8 @@
 // Package restore makes a running database of any past commit: a target is
 // resolved to a point, a plan says what it takes and what is missing, and the
 // plan is materialised into an empty PostgreSQL database and held against the
-// digests of its commit. It also finds the commits that touched a table.
+// digests of its commit. It also finds the commits that touched a table, and takes an
+// archive ([Import]) through the same steps.
 //
 // # Invariants
 //
@@ -12,7 +13,8 @@
 //     lifeboat.restore_state and a comment on the database stand from before the
 //     first object until every proof is in.
 //   - P4 The store is never written.
-//   - P5 Each table's digest, read back from the database, is that of its commit.
+//   - P5 Each table's digest, read back from the database, is that of its commit, or of
+//     the rows of the archive that was verified before the first write.
 //
 // # How rows are merged
 //

@@ -229,22 +229,22 @@ func (u *dump) apply(ctx context.Context, section string, jobs int) ([]FailedSta
 	if len(failed) == 0 {
 		return nil, err
 	}
-	return u.weigh(failed), nil
+	return weigh(failed, func(note string) { u.notes = append(u.notes, note) }), nil
 }
 
 // weigh drops what is not a loss: a setting of newer servers that an older target
 // does not know, and privileges for roles that it does not have.
-func (u *dump) weigh(failed []FailedStatement) []FailedStatement {
+func weigh(failed []FailedStatement, note func(string)) []FailedStatement {
 	return slices.DeleteFunc(failed, func(f FailedStatement) bool {
 		switch {
 		case strings.HasPrefix(f.Statement, "SET transaction_timeout"), strings.HasPrefix(f.Statement, "SET default_table_access_method"):
 			return true
 		case strings.HasPrefix(f.Statement, "COMMENT ON EXTENSION "):
-			u.notes = append(u.notes, "a comment on an extension is not restored: "+f.Error)
+			note("a comment on an extension is not restored: " + f.Error)
 			return true
 		case strings.HasPrefix(f.Statement, "GRANT "), strings.HasPrefix(f.Statement, "REVOKE "), strings.HasPrefix(f.Statement, "ALTER DEFAULT PRIVILEGES "):
 			if strings.Contains(f.Error, "role ") && strings.Contains(f.Error, "does not exist") {
-				u.notes = append(u.notes, "a privilege is not restored: "+f.Error+": "+f.Statement)
+				note("a privilege is not restored: " + f.Error + ": " + f.Statement)
 				return true
 			}
 		}

@@ -26,6 +26,7 @@ type tableJob struct {
 	rows    int64 // written
 	loaded  bool  // a round has filled it before
 	ready   bool  // all rows are there
+	proof   Proof // what the digest is of, when it is known: the commit's, if not said otherwise
 
 	// The proof: pages is the size before changes were applied (0: it is read at once).
 	// The others are the prover's.

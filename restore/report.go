@@ -81,6 +81,7 @@ type Phase string
 
 // The phases.
 const (
+	PhaseCheck    Phase = "verify the archive" // of an import, before the first
 	PhaseSchema   Phase = "schema"
 	PhaseRecords  Phase = "read changes"
 	PhaseRows     Phase = "load rows"
@@ -127,6 +128,9 @@ const (
 	// ProofEmitted: no prediction exists (values that the source did not send, or an
 	// incomplete table); the digest read back is that of the rows that were written.
 	ProofEmitted Proof = "digest of what was written"
+	// ProofArchive: the digest read back is that of the rows of an archive, which was
+	// verified before the first write.
+	ProofArchive Proof = "digest of the archive"
 )
 
 // TableReport is what became of one table.
@@ -144,6 +148,8 @@ type TableReport struct {
 
 // Report is what a restore did; it is made also when it failed, as far as it got.
 type Report struct {
+	// Archive is the file that was imported; "" of a restore.
+	Archive   string        `json:"archive,omitempty"`
 	Point     Point         `json:"point"`
 	Tables    []TableReport `json:"tables"`
 	Sequences int           `json:"sequences"`

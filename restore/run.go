@@ -125,6 +125,8 @@ func (r *run) failures() error {
 	return nil
 }
 
+func (r *run) note(text string) { r.report.Notes = append(r.report.Notes, text) }
+
 func firstLine(s string) string {
 	line, _, _ := strings.Cut(s, "\n")
 	return line

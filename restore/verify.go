@@ -2,6 +2,7 @@ package restore
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"strconv"
@@ -216,6 +217,9 @@ func pageRanges(rel *record.Relation, pages int64, n int) []string {
 // judge holds what was read back against what it must be.
 func (j *tableJob) judge() error {
 	want, of := j.merge.digest, "the commit"
+	if j.proof == ProofArchive {
+		of = "the archive"
+	}
 	switch {
 	case j.project != nil:
 		return nil // columns are missing; the report says so
@@ -253,7 +257,7 @@ func (s *lineSummer) Write(p []byte) (int, error) {
 func (r *Report) add(j *tableJob) {
 	t := TableReport{
 		Table: j.name, OID: j.table, Rows: j.read.Count, Bytes: j.bytes, From: j.plan.Base.ExactFrom,
-		Proof: ProofCommit, Hash: j.merge.digest, Incomplete: j.plan.Incomplete,
+		Proof: cmp.Or(j.proof, ProofCommit), Hash: j.merge.digest, Incomplete: j.plan.Incomplete,
 	}
 	if j.unknown {
 		t.Proof, t.Hash = ProofEmitted, j.emitted

@@ -31,7 +31,7 @@ type archiveFlags struct {
 }
 
 func (f *archiveFlags) on(cmd *cobra.Command) {
-	cmd.Flags().StringArrayVar(&f.unknown, "accept-unknown", nil, "pass over an m.* item that this version does not know (exact name; may be repeated)")
+	f.unknownOn(cmd)
 	cmd.Flags().BoolVar(&f.incomplete, "allow-incomplete", false, "read an archive without an integrity item: cut off, or of another writer")
 }
 
@@ -58,6 +58,11 @@ type archiveFinding struct {
 	Count  int64    `json:"count"`
 	First  []string `json:"first"`
 	Notice bool     `json:"notice,omitempty"`
+}
+
+// unknownOn is for what reads only archives that are whole.
+func (f *archiveFlags) unknownOn(cmd *cobra.Command) {
+	cmd.Flags().StringArrayVar(&f.unknown, "accept-unknown", nil, "pass over an m.* item that this version does not know (exact name; may be repeated)")
 }
 
 func inspectCommand(a *app) *cobra.Command {

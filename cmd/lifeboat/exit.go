@@ -101,6 +101,8 @@ func outcomes() []outcome {
 		{restore.ErrNoElements, exitUsage, ""},
 		{restore.ErrNoPoint, exitNoPoint, "`lifeboat points` prints what can be restored."},
 		{restore.ErrIncomplete, exitNoPoint, ""},
+		{restore.ErrNoDatabase, exitRefused, "Make the archive with `lifeboat export`."},
+		{restore.ErrArchive, exitDamaged, "Make the archive again: `lifeboat export`."},
 		{restore.ErrNotEmpty, exitRefused, "Restores go into an empty database: createdb another one and name it with --to."},
 		{restore.ErrLocale, exitRefused, "--any-locale restores into it all the same, for a Synapse with allow_unsafe_locale."},
 		{restore.ErrUnfinished, exitRefused, "--start-over drops what is in it and begins again."},

@@ -73,17 +73,20 @@ func (f *restoreFlags) check() error {
 	case f.to == "" && !f.dry:
 		return usagef("restore needs --to DSN: an empty database; or --dry-run to see the plan")
 	case hasPassword(f.to):
-		return usagef("a password on the command line is seen by every user of this host: put it into PGPASSWORD or ~/.pgpass")
+		return usagef(passwordSeen)
 	}
 	return nil
 }
 
-// aftercare gives the mode; "" when the plan chooses.
-func (f *restoreFlags) aftercare() (synapse.Mode, error) {
-	if f.mode == "" {
+// passwordSeen says why an address has no password in it.
+const passwordSeen = "a password on the command line is seen by every user of this host: put it into PGPASSWORD or ~/.pgpass"
+
+// parseMode reads --mode; "" when the plan chooses.
+func parseMode(text string) (synapse.Mode, error) {
+	if text == "" {
 		return "", nil
 	}
-	m, err := synapse.ParseMode(f.mode)
+	m, err := synapse.ParseMode(text)
 	if err != nil {
 		return "", usagef("--mode: %v", err)
 	}
@@ -94,7 +97,7 @@ func (a *app) restore(ctx context.Context, f restoreFlags) error {
 	if err := f.check(); err != nil {
 		return err
 	}
-	mode, err := f.aftercare()
+	mode, err := parseMode(f.mode)
 	if err != nil {
 		return err
 	}
@@ -165,8 +168,12 @@ func (a *app) printRestore(r *restore.Report, printed []string) error {
 		a.fact("Not verified: the database is marked as unfinished.")
 		return nil
 	}
-	a.fact("Restored %s: %s in %s, %s; every table read back has the digest of that commit.", r.Point,
-		count(r.Rows, "row", "rows"), count(int64(len(r.Tables)), "table", "tables"), mib(r.Bytes))
+	what, of := "Restored "+r.Point.String(), "that commit"
+	if r.Archive != "" {
+		what, of = "Imported "+r.Archive, "the archive"
+	}
+	a.fact("%s: %s in %s, %s; every table read back has the digest of %s.", what,
+		count(r.Rows, "row", "rows"), count(int64(len(r.Tables)), "table", "tables"), mib(r.Bytes), of)
 	a.printAftercare(r.Aftercare)
 	a.printLoss(r.Loss, true)
 	return nil
