@@ -17,7 +17,9 @@ import (
 const (
 	pieceTarget = 1 << 20
 	mergeBudget = 24 << 20
-	txPieceSize = 1 << 14 // transactions
+	shareTarget = 256 << 10 // of tables that share a chunk, so that reading one is cheap
+	txPieceSize = 1 << 14   // transactions
+	txTail      = 512       // transactions that a history's body holds itself
 	maxBehind   = 8       // epochs since the last checkpoint, so that Load stays short
 )
 
@@ -210,6 +212,11 @@ func (m *merger) transaction(ctx context.Context, t *record.Transaction) error {
 	if len(m.body.Tail) < txPieceSize {
 		return nil
 	}
+	return m.transactions(ctx)
+}
+
+// transactions makes a chunk of the end of the transaction table.
+func (m *merger) transactions(ctx context.Context) error {
 	b, err := record.Marshal(m.body.Tail)
 	if err != nil {
 		return err
@@ -371,7 +378,7 @@ func (m *merger) writeAll(ctx context.Context) error {
 			}
 			continue
 		}
-		if size+len(t.buf) > pieceTarget {
+		if size+len(t.buf) > shareTarget {
 			if err := m.write(ctx, false, shared); err != nil {
 				return err
 			}
@@ -392,6 +399,11 @@ func (m *merger) writeAll(ctx context.Context) error {
 func (m *merger) finish(ctx context.Context, epoch uint64) (draft, error) {
 	if err := m.writeAll(ctx); err != nil {
 		return draft{}, err
+	}
+	if len(m.body.Tail) > txTail {
+		if err := m.transactions(ctx); err != nil {
+			return draft{}, err
+		}
 	}
 	for _, k := range m.order() {
 		m.body.Tables = append(m.body.Tables, historyTable{OID: k.oid, Secret: k.secret, Pieces: m.tables[k].pieces})

@@ -2,6 +2,7 @@ package history
 
 import (
 	"context"
+	"math"
 
 	"lifeboat.im/lifeboat/chunkstore"
 	"lifeboat.im/lifeboat/record"
@@ -223,14 +224,24 @@ func (v *View) historyUnit(ctx context.Context, info HistoryInfo, after record.L
 func (u *unit) walk(ctx context.Context, after, until record.LSN, vis *visitor) error {
 	index := uint64(0)
 	for {
-		run, skipped, err := u.txs.next(ctx, &u.records.g, after)
+		least := index // the first transaction that is needed
+		if vis.tx == nil {
+			s, err := u.records.top(ctx, index)
+			if err != nil {
+				return err
+			}
+			if least = math.MaxUint64; s != nil {
+				least = s.tx
+			}
+		}
+		run, skipped, err := u.txs.next(ctx, &u.records.g, after, index, least)
 		if err != nil {
 			return err
 		}
+		index += skipped
 		if run == nil {
 			break
 		}
-		index += skipped
 		for i := range run {
 			t := &run[i]
 			if t.End > until {
@@ -251,13 +262,14 @@ func (u *unit) walk(ctx context.Context, after, until record.LSN, vis *visitor) 
 	return err
 }
 
-// next gives the next run of the table; pieces that end at or before after are
-// skipped and counted.
-func (t *txTable) next(ctx context.Context, g *chunkGetter, after record.LSN) (run []record.Transaction, skipped uint64, err error) {
+// next gives the next run of the table, which begins with the index-th transaction;
+// pieces that end at or before after, or lie whole before the least-th, are skipped and
+// counted.
+func (t *txTable) next(ctx context.Context, g *chunkGetter, after record.LSN, index, least uint64) (run []record.Transaction, skipped uint64, err error) {
 	for len(t.pieces) > 0 {
 		p := t.pieces[0]
 		t.pieces = t.pieces[1:]
-		if p.Last <= after {
+		if p.Last <= after || index+skipped+p.Count <= least {
 			skipped += p.Count
 			continue
 		}
