@@ -137,7 +137,7 @@ func (c *capture) raise(t *table, n history.Note) {
 	}
 	*last = n
 	c.notes = append(c.notes, n)
-	c.log.Error("many rows of a table were deleted or rewritten at once; nothing is pruned until this is acknowledged (`lifeboat alarm`)",
+	c.log.Error("many rows of a table were deleted or rewritten at once; nothing is pruned until this is acknowledged (`lifeboat alarm list`)",
 		"table", n.Name, "rows_before", n.Change.Before, "changed", n.Change.Changed, "rows_after", n.Change.After, "commit", n.From.String(),
 		"undo", "lifeboat restore --at before:lsn:"+n.From.String()+" --to DSN --key KEY")
 }

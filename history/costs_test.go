@@ -30,7 +30,7 @@ func (c *counting) Get(ctx context.Context, key string) ([]byte, error) {
 }
 
 // TestQuietTableReadsLittle: the records of a quiet table are had from a history without
-// reading those of a busy one, nor the transactions that touched nothing else.
+// reading those of a busy one, nor most transactions that touched nothing else.
 func TestQuietTableReadsLittle(t *testing.T) {
 	ctx, w := t.Context(), newWritten(t)
 	text := func(i int) string { return fmt.Sprintf("%d\t%x", i, sha256.Sum256(fmt.Append(nil, i))) }
@@ -68,7 +68,7 @@ func TestQuietTableReadsLittle(t *testing.T) {
 		}
 		t.Logf("table %d: %d rows from %d chunks, %v bytes", table, len(got), c.chunks, c.bytes)
 		switch h := v.Histories[len(v.Histories)-1]; {
-		case table == 101 && (c.chunks > 3 || c.bytes["chunk"] > int(h.Bytes)/16 || c.bytes["log"] > 8<<10):
+		case table == 101 && (c.chunks > 5 || c.bytes["chunk"] > int(h.Bytes)/16 || c.bytes["log"] > 8<<10):
 			t.Errorf("the quiet table's rows took %d chunks, %v bytes of a history of %d", c.chunks, c.bytes, h.Bytes)
 		case table == 100 && c.bytes["chunk"] < 2<<20:
 			t.Errorf("the busy table is not busy: %v bytes", c.bytes)

@@ -18,9 +18,9 @@ const (
 	pieceTarget = 1 << 20
 	mergeBudget = 24 << 20
 	shareTarget = 256 << 10 // of tables that share a chunk, so that reading one is cheap
-	txPieceSize = 1 << 14   // transactions
+	txPieceSize = 1 << 12   // transactions
 	txTail      = 512       // transactions that a history's body holds itself
-	maxBehind   = 8       // epochs since the last checkpoint, so that Load stays short
+	maxBehind   = 8         // epochs since the last checkpoint, so that Load stays short
 )
 
 // Unmerged lists the ended epochs for which Merge has something to do, ascending:

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"lifeboat.im/lifeboat/history"
@@ -79,6 +80,10 @@ func NewPlan(ctx context.Context, v *history.View, p Point, o Options) (*Plan, e
 	plan := &Plan{
 		Lineage: v.ID.String(), Point: p, Mode: mode, SchemaFrom: st.info.From, SchemaUntil: st.info.Until, Tables: st.tables,
 		Incomplete: st.incomplete, Notes: st.notes, view: v, schema: st.schema, options: o, now: time.Now,
+	}
+	if len(o.Only) > 0 {
+		plan.Notes = append(plan.Notes, fmt.Sprintf("only the rows of %s: every other table stays empty, foreign keys that refer to one are reported as failed, and sequences stand at their beginning",
+			strings.Join(o.Only, ", ")))
 	}
 	for _, d := range o.Damaged {
 		note := d.String()

@@ -53,7 +53,8 @@ type Options struct {
 	// says what is not known for it.
 	Damaged []Damaged
 	// Only restores the rows of these tables alone ("schema.name"); the schema is
-	// whole. Empty: all.
+	// whole, and sequences stay at their beginning. Only what these tables need is read.
+	// Empty: all.
 	Only []string
 	// StartOver drops everything in a target that holds an unfinished restore of
 	// ours, and begins again.

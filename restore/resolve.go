@@ -61,9 +61,11 @@ func pointAt(ctx context.Context, v *history.View, limit record.LSN) (Point, err
 	if c.End < v.First { // nothing was committed since the first copies became exact
 		p = Point{LSN: v.First}
 	}
-	newest, err := lastCommit(ctx, v, v.Durable)
-	if err != nil {
-		return Point{}, err
+	newest := c
+	if limit < v.Durable {
+		if newest, err = lastCommit(ctx, v, v.Durable); err != nil {
+			return Point{}, err
+		}
 	}
 	p.Newest = newest.End <= p.LSN
 	return p, nil

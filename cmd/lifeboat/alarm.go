@@ -21,9 +21,9 @@ is open, prune removes nothing: what the change took is still in the repository.
 ` + "`lifeboat alarm ack ID`" + ` says that you have looked, whatever you found.`
 
 func alarmCommand(a *app) *cobra.Command {
-	cmd := &cobra.Command{
-		Use: "alarm", Short: "Print open alarms of mass changes, or acknowledge them", Long: alarmHelp,
-		Example: "  lifeboat alarm\n  lifeboat alarm ack 12-345", Args: noArgs(),
+	list := &cobra.Command{
+		Use: "list", Short: "Print the alarms that nobody has acknowledged", Long: alarmHelp,
+		Example: "  lifeboat alarm list", Args: noArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.alarms(cmd.Context()) },
 	}
 	var lineage string
@@ -33,8 +33,7 @@ func alarmCommand(a *app) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error { return a.acknowledge(cmd.Context(), args[0], lineage) },
 	}
 	ack.Flags().StringVar(&lineage, "lineage", "", "`branch` whose alarm it is, where two have one of this id")
-	cmd.AddCommand(ack)
-	return cmd
+	return group("alarm", "Alarms of mass changes: what is open, and that it was seen", "  lifeboat alarm list\n  lifeboat alarm ack 12-345", list, ack)
 }
 
 // alarm is one as it is printed.
@@ -108,7 +107,7 @@ func (a *app) printAlarm(indent string, k alarm) {
 func (a *app) acknowledge(ctx context.Context, id, lineage string) error {
 	at, err := history.ParseAlarmID(id)
 	if err != nil {
-		return usagef("%v; `lifeboat alarm` lists them", err)
+		return usagef("%v; `lifeboat alarm list` prints them", err)
 	}
 	c, repo, s, err := a.openAsReader(ctx)
 	if err != nil {
@@ -138,7 +137,7 @@ func (a *app) acknowledge(ctx context.Context, id, lineage string) error {
 		return fmt.Errorf("read log %s: %w", damaged[0].ID, damaged[0].Err)
 	}
 	if of == nil {
-		return fmt.Errorf("acknowledge %s: %w; `lifeboat alarm` lists them", id, agent.ErrNoAlarm)
+		return fmt.Errorf("acknowledge %s: %w; `lifeboat alarm list` prints them", id, agent.ErrNoAlarm)
 	}
 	if err := agent.Acknowledge(ctx, repo, s, o, of, at); err != nil {
 		return err

@@ -145,7 +145,7 @@ func targetCommand(ts *testscript.TestScript, _ bool, args []string) {
 
 // alarmIDCommand keeps the id of the open alarm in ALARM.
 func alarmIDCommand(ts *testscript.TestScript, _ bool, _ []string) {
-	ts.Check(ts.Exec("lifeboat", "alarm", "--json"))
+	ts.Check(ts.Exec("lifeboat", "alarm", "list", "--json"))
 	var open []alarm
 	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &open))
 	if len(open) != 1 {

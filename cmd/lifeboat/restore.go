@@ -39,6 +39,7 @@ and before: in front of any of them: the last commit strictly before it.
 type restoreFlags struct {
 	at, to, mode, lineage       string
 	report                      string
+	only                        []string
 	dry, acceptIncomplete, anew bool
 	anyLocale                   bool
 }
@@ -49,6 +50,7 @@ func restoreCommand(a *app) *cobra.Command {
 		Use: "restore --at POINT --to DSN", Short: "Make a database as of any past commit", Long: restoreHelp,
 		Example: "  createdb -T template0 -E UTF8 --locale=C restored    # a Synapse starts on no other locale\n" +
 			"  lifeboat restore --at before:xid:7421 --to \"dbname=restored\" --key lifeboat.key\n" +
+			"  lifeboat restore --at \"10 minutes ago\" --only table=public.accounts --to \"dbname=rows\" --key lifeboat.key\n" +
 			"  lifeboat restore --at \"10 minutes ago\" --dry-run --key lifeboat.key",
 		Args: noArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.restore(cmd.Context(), f) },
@@ -57,6 +59,7 @@ func restoreCommand(a *app) *cobra.Command {
 	fl.StringVar(&f.at, "at", "", "the commit to go back to; there is no default")
 	fl.StringVar(&f.to, "to", "", "connection string of an empty database, without a password (PGPASSWORD or ~/.pgpass)")
 	fl.StringVar(&f.mode, "mode", "", "what is done to the rows: rollback, move or raw (default: rollback for a Synapse, raw for any other database)")
+	fl.StringArrayVar(&f.only, "only", nil, "restore the rows of this table alone (`table=schema.name`; may be repeated): reads little else; the schema is whole")
 	fl.StringVar(&f.report, "report", "", "write the whole report as JSON to this `file` too")
 	fl.BoolVar(&f.dry, "dry-run", false, "print the plan and touch nothing")
 	fl.BoolVar(&f.acceptIncomplete, "accept-incomplete", false, "restore tables that are not exact at the point as best known")
@@ -76,6 +79,25 @@ func (f *restoreFlags) check() error {
 		return usagef(passwordSeen)
 	}
 	return nil
+}
+
+// tables gives the names that --only holds, in full.
+func (f *restoreFlags) tables() ([]string, error) {
+	var out []string
+	for _, o := range f.only {
+		name, ok := strings.CutPrefix(o, "table=")
+		if !ok || name == "" {
+			return nil, usagef("--only %s: want table=schema.name, for instance --only table=public.accounts", o)
+		}
+		if !strings.Contains(name, ".") {
+			name = "public." + name
+		}
+		out = append(out, name)
+	}
+	if f.mode != "" && f.mode != string(synapse.Raw) && len(out) > 0 {
+		return nil, usagef("--only restores the rows of some tables as they were; --mode %s needs all of them", f.mode)
+	}
+	return out, nil
 }
 
 // passwordSeen says why an address has no password in it.
@@ -101,6 +123,10 @@ func (a *app) restore(ctx context.Context, f restoreFlags) error {
 	if err != nil {
 		return err
 	}
+	only, err := f.tables()
+	if err != nil {
+		return err
+	}
 	target, err := restore.ParseTarget(f.at, a.now())
 	if err != nil {
 		return err
@@ -122,7 +148,7 @@ func (a *app) restore(ctx context.Context, f restoreFlags) error {
 		return err
 	}
 	plan, err := restore.NewPlan(ctx, v, point, restore.Options{
-		AcceptIncomplete: f.acceptIncomplete, StartOver: f.anew, AnyLocale: f.anyLocale, PgRestore: c.Agent.PgBin, Mode: mode, Family: family.All, Damaged: family.Damaged,
+		Only: only, AcceptIncomplete: f.acceptIncomplete, StartOver: f.anew, AnyLocale: f.anyLocale, PgRestore: c.Agent.PgBin, Mode: mode, Family: family.All, Damaged: family.Damaged,
 	})
 	if err != nil {
 		return err
