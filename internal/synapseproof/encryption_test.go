@@ -96,6 +96,65 @@ func TestEncryptionAfterRollback(t *testing.T) {
 	}
 }
 
+// TestEncryptionThroughAnArchive: people who write to each other under end-to-end
+// encryption go on after export and import. What they wrote is read, a room key that
+// waited arrives once, and new sessions open.
+func TestEncryptionThroughAnArchive(t *testing.T) {
+	l := newLab(t)
+	ctx := t.Context()
+	for _, user := range []string{"alice", "bob", "carol"} {
+		if _, err := l.server.Register(ctx, user, "the password of "+user, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	alice := newPerson(t, l.server.URL(), "alice", "the password of alice", "PHONE")
+	bob := newPerson(t, l.server.URL(), "bob", "the password of bob", "LAPTOP")
+	room := secretRoom(alice, bob)
+	l.attach()
+	k := l.start()
+	l.ready()
+	old := converse(room, []*person{alice, bob}, "one", "two", "three")
+	alice.sync()
+	alice.rotate(room)
+	alice.say(room, "four") // its key waits for bob
+	at := l.mark("before")
+	k.Stop(t)
+	if err := l.server.Stop(ctx); err != nil {
+		t.Fatal(err)
+	}
+
+	s := l.bootOn(l.export("lsn:" + at.String()).importAs("").DSN)
+	alice.moved(s.URL())
+	bob.moved(s.URL())
+	if got := bob.sync(); !slices.Equal(got, []string{"four"}) || bob.took != 1 {
+		t.Errorf("bob's first sync has %q and %d to-device messages, want the fourth text and its key", got, bob.took)
+	}
+	if bob.sync(); bob.took != 0 {
+		t.Errorf("%d to-device messages arrive again", bob.took)
+	}
+	old = append(old, "four")
+	for _, p := range []*person{alice, bob} {
+		if got := p.history(room); !slices.Equal(got, old) {
+			t.Errorf("%s reads %q in the history, want %q", p.api.UserID, got, old)
+		}
+		p.sync()
+		if n := p.oneTimeKeys(); n < 50 {
+			t.Errorf("%s has %d one-time keys at the server after a sync", p.api.UserID, n)
+		}
+	}
+	converse(room, []*person{bob, alice}, "by the keys", "that we have")
+	carol := newPerson(t, s.URL(), "carol", "the password of carol", "PHONE")
+	invite(alice, carol, room)
+	for _, p := range []*person{alice, bob} {
+		p.sync()
+		p.rotate(room)
+	}
+	converse(room, []*person{carol, alice, bob}, "all", "of", "us")
+	if err := s.Stop(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
 // secretRoom makes an encrypted room of two.
 func secretRoom(a, b *person) id.RoomID {
 	a.t.Helper()

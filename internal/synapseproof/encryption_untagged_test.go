@@ -13,3 +13,8 @@ import (
 func TestEncryptionAfterRollback(t *testing.T) {
 	testpg.Need(t, "the build tag goolm (make test gives it)", false, "tools")
 }
+
+// TestEncryptionThroughAnArchive needs it, too.
+func TestEncryptionThroughAnArchive(t *testing.T) {
+	testpg.Need(t, "the build tag goolm (make test gives it)", false, "tools")
+}

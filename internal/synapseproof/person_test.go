@@ -21,6 +21,7 @@ type person struct {
 	crypto *crypto.OlmMachine
 	rooms  *mautrix.MemoryStateStore
 	since  string
+	took   int // to-device messages of the last sync
 }
 
 // newPerson logs in on a device of its own and publishes its keys.
@@ -72,7 +73,7 @@ func (p *person) sync() []string {
 		p.t.Fatalf("%s syncs: %v", p.api.UserID, err)
 	}
 	p.crypto.ProcessSyncResponse(p.t.Context(), resp, p.since)
-	p.since = resp.NextBatch
+	p.since, p.took = resp.NextBatch, len(resp.ToDevice.Events)
 	var texts []string
 	for room, joined := range resp.Rooms.Join {
 		texts = append(texts, p.take(room, append(joined.State.Events, joined.Timeline.Events...))...)
