@@ -216,7 +216,12 @@ func (w *writer) events(seq iter.Seq2[Event, error]) error {
 	ev, meta, rawText := w.numbered(itemEvents), w.numbered(itemMeta), w.numbered(itemRaw)
 	unreadable, inexact, deep := map[string]int64{}, int64(0), int64(0)
 	text := func(e Event) error {
-		return rawText.set(strings.ToValidUTF8(string(e.JSON), "\uFFFD"), e.Room, e.Meta.EventID)
+		own, err := event.StripText(e.JSON)
+		if err != nil { // too deep to be read, and not JSON further on
+			unreadable[e.Room]++
+			return nil
+		}
+		return rawText.set(strings.ToValidUTF8(string(own), "\uFFFD"), e.Room, e.Meta.EventID)
 	}
 	for e, err := range seq {
 		if err := cmp.Or(err, w.check()); err != nil {
@@ -234,9 +239,7 @@ func (w *writer) events(seq iter.Seq2[Event, error]) error {
 			unreadable[e.Room]++
 			continue
 		}
-		for _, k := range []string{"unsigned", "age_ts", "outlier", "destinations"} {
-			delete(tree, k)
-		}
+		event.Strip(tree)
 		raw, err := encode(tree)
 		if err != nil {
 			return fmt.Errorf("%s %s: %w", itemEvents, e.Meta.EventID, err)

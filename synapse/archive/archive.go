@@ -91,6 +91,7 @@ type builder struct {
 	details *spill.Sorted    // what is known of each room, by room
 	events  *spill.Sorted    // by room and depth
 	refs    *spill.Sorted    // what each names, in the same order
+	invites *spill.Sorted    // by room and user
 	seed    maphash.Seed     // of the hashes of ids in refs
 	unruly  map[string]bool  // rooms that this order does not fit
 	gaps    []gap            // events before which something is missing

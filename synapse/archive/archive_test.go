@@ -2,6 +2,7 @@ package archive
 
 import (
 	"bytes"
+	"fmt"
 	"io/fs"
 	"maps"
 	"os"
@@ -73,11 +74,26 @@ func TestRedactedContentNeverLeaks(t *testing.T) {
 	gone[x] = ban
 	last = ban
 	kept[say("kept-after-the-ban", "@spam:elsewhere.org")] = ""
+	for v, rules := range map[string]string{"org.example.future": "6", "3": "3"} { // rules that nobody knows here; a text beside CBOR
+		room, create, _ := w.roomOf(v, rules, "!"+v+":example.org")
+		content := `{"body":"secret-` + v + `","n":1}`
+		x, _ := w.send(sent{version: rules, room: room, kind: "m.room.message", content: content, prev: []string{create}, auth: []string{create}, unsigned: `{"prev_content":{"body":"secret-unsigned"},"age":1.5}`})
+		w.d.add("redactions", map[string]any{"event_id": "$r" + v, "redacts": x, "have_censored": false, "recheck": false})
+	}
+	w.send(sent{version: "10", room: room, kind: "m.room.message", content: `{"body":"x","n":1}`, prev: []string{create}, auth: []string{create}, unsigned: `{"prev_content":{"body":"secret-unsigned"},"age":1.5}`})
+	invite, _ := w.send(sent{
+		version: "10", room: room, kind: "m.room.member", stateKey: "@b:example.org", content: `{"membership":"invite","reason":"secret-reason"}`, prev: []string{create}, auth: []string{create},
+		unsigned: `{"invite_room_state":[{"type":"m.room.name","state_key":"","content":{"name":"secret-name"},"sender":"@a:example.org"}]}`,
+	})
+	w.d.add("local_current_membership", map[string]any{"room_id": room, "user_id": "@b:example.org", "event_id": invite, "membership": "invite"})
+	gone[invite] = redact(invite, "@a:example.org", "{}", nil, false)
+	deep, _ := w.send(sent{version: "10", room: room, kind: "m.room.message", content: `{"body":"secret-deep"}`, prev: []string{create}, auth: []string{create}, deep: true})
+	redact(deep, "@a:example.org", "{}", nil, false)
 
-	a := w.export(options())
+	a := w.export(options(), mspf.CodeVersion)
 	for id, by := range gone {
 		ev, m := a.event(id)
-		if content := ev["content"].(map[string]any); len(content) != 0 || m.RedactedBy != by || !m.Censored {
+		if content := ev["content"].(map[string]any); content["body"] != nil || content["reason"] != nil || m.RedactedBy != by || !m.Censored {
 			t.Errorf("%s: content %v, meta %+v, want redacted by %s", id, content, m, by)
 		}
 	}
@@ -86,12 +102,20 @@ func TestRedactedContentNeverLeaks(t *testing.T) {
 			t.Errorf("%s: %v %+v, want it as it was", id, ev, m)
 		}
 	}
+	if i := decode[mspf.Invite](a, "im.lifeboat.invites")[room]; len(i) != 1 || len(i[0].State) != 0 {
+		t.Errorf("a redacted invitation: %+v", i)
+	}
+	for code, n := range map[string]int64{"redaction_guessed": 1, "redaction_failed": 1} {
+		if got := a.lost(code); got != n {
+			t.Errorf("%s: %d, want %d", code, got, n)
+		}
+	}
 	if leak := holding(t, a.path, "secret-"); leak != "" {
 		t.Errorf("%s holds redacted content", leak)
 	}
 	o := options()
 	o.AsStored = true
-	if b := w.export(o); holding(t, b.path, "secret-confirmed") == "" {
+	if b := w.export(o, mspf.CodeVersion); holding(t, b.path, "secret-confirmed") == "" {
 		t.Error("as stored, nothing is redacted")
 	}
 }
@@ -207,6 +231,61 @@ func TestGap(t *testing.T) {
 	}
 	if d := decode[mspf.RoomDetails](a, "im.lifeboat.rooms")[room][0]; len(d.BackwardExtremities) != 1 {
 		t.Errorf("details: %+v", d)
+	}
+}
+
+// TestGapAtAWholeState: where a group holds all of the state, what an event replaced is
+// what Synapse noted; groups may build on ones with higher numbers.
+func TestGapAtAWholeState(t *testing.T) {
+	w := newWorld(t)
+	room, create, _ := w.room("10")
+	group := int64(0)
+	whole := func(unsigned string) string {
+		id, _ := w.send(sent{version: "10", room: room, kind: "m.room.topic", stateKey: "", content: `{"topic":"x"}`, prev: []string{"$unknown"}, auth: []string{create}, unsigned: unsigned})
+		group += 10
+		w.group(id, group, map[int64]int64{group: group + 2, group + 2: group + 1}, map[int64][][3]string{group + 1: {{"m.room.create", "", create}}, group: {{"m.room.topic", "", id}}})
+		return id
+	}
+	replacing, first := whole(`{"replaces_state":"$before"}`), whole("")
+	states := map[string]mspf.Snapshot{}
+	for _, s := range decode[mspf.Snapshot](w.export(options()), "im.lifeboat.room_state")[room] {
+		states[s.EventID] = s
+	}
+	want := []mspf.StateEntry{{Type: "m.room.create", EventID: create}, {Type: "m.room.topic", EventID: "$before"}}
+	if s := states[replacing]; !slices.Equal(s.Set, want) {
+		t.Errorf("before %s: %+v, want %v", replacing, s, want)
+	}
+	if s := states[first]; !s.Delta || len(s.Set) != 0 || !slices.Equal(s.Gone, [][2]string{{"m.room.topic", ""}}) {
+		t.Errorf("before %s: %+v, want the topic gone", first, s)
+	}
+}
+
+// TestCircle: events that name each other are carried, by depth, and reported.
+func TestCircle(t *testing.T) {
+	w := newWorld(t)
+	room, create, _ := w.room("1") // only here an event's id does not follow from what it names
+	next := fmt.Sprintf("$%d:%s", w.stream+2, ourServer)
+	for range 2 {
+		next, _ = w.send(sent{version: "1", room: room, kind: "m.room.message", content: `{"body":"x"}`, prev: []string{next}, auth: []string{create}})
+	}
+	a := w.export(options())
+	if a.lost("event_cycle") != 1 || decode[mspf.Archive](a, "im.lifeboat.archive")[""][0].EventOrder != "" {
+		t.Errorf("a circle of two: %+v", a.report.Losses)
+	}
+}
+
+// TestLocalOnly: a room that everybody of this server left has no state any more; who
+// else was there shows who sent something.
+func TestLocalOnly(t *testing.T) {
+	w := newWorld(t)
+	ours, _, _ := w.room("10")
+	theirs, create, _ := w.roomOf("9", "9", "!theirs:elsewhere.org")
+	w.send(sent{version: "9", room: theirs, kind: "m.room.message", sender: "@b:elsewhere.org", content: `{"body":"x"}`, prev: []string{create}, auth: []string{create}})
+	w.d["current_state_events"].lines = slices.DeleteFunc(w.d["current_state_events"].lines, func(l string) bool { return strings.Contains(l, theirs) })
+	a := w.export(options())
+	rooms := decode[mspf.RoomDetails](a, "im.lifeboat.rooms")
+	if !rooms[ours][0].LocalOnly || rooms[theirs][0].LocalOnly {
+		t.Errorf("ours %+v, theirs %+v", rooms[ours], rooms[theirs])
 	}
 }
 

@@ -1,51 +1,44 @@
 package archive
 
 import (
-	"bytes"
-
 	"lifeboat.im/lifeboat/mspf"
 	"lifeboat.im/lifeboat/mspf/event"
 )
 
-// prepareInvites gathers invitations and knocks of this server's users that are not
-// memberships yet, and invitations that were declined without ever having the room. What
-// the inviting server said of the room stands in the event's unsigned, which m.events
-// leaves out.
-func (b *builder) prepareInvites(c *mspf.Contents) error {
-	type member struct{ room, user, membership string }
-	wanted := map[string]member{} // by event
-	for r, err := range b.rows("local_current_membership", "room_id", "user_id", "event_id", "membership") {
+// member is what an event says of a user of this server.
+type member struct{ user, membership string }
+
+// members gathers invitations and knocks of this server's users that are not
+// memberships yet, and what may be an invitation that was declined without ever having
+// the room.
+func (j *join) members() error {
+	for r, err := range j.b.rows("local_current_membership", "user_id", "event_id", "membership") {
 		if err != nil {
 			return err
 		}
-		switch m := r.text(3); m {
+		switch m := r.text(2); m {
 		case "invite", "knock", "leave":
-			wanted[r.text(2)] = member{r.text(0), r.text(1), m}
+			if err := j.event(r.text(1), partMember, fields{}.text(r.text(0)).text(m)); err != nil {
+				return err
+			}
 		}
 	}
-	s := b.sorter(16)
-	for r, err := range b.rows("event_json", "event_id", "internal_metadata", "json") {
-		if err != nil {
-			return err
-		}
-		m, ok := wanted[string(r.fields[0])]
-		if !ok {
-			continue
-		}
-		if m.membership == "leave" && !bytes.Contains(r.fields[1], []byte(`"out_of_band_membership": true`)) && !bytes.Contains(r.fields[1], []byte(`"out_of_band_membership":true`)) {
-			continue
-		}
-		k := append(append(byLength(m.room), 0), m.user...)
-		if err := s.Add(k, fields{}.text(m.room).text(m.user).bool(m.membership == "leave").bytes(r.bytes(2))); err != nil {
-			return err
-		}
+	return nil
+}
+
+// keepInvite keeps an event as it goes into the archive, and what the inviting server
+// said of the room: it stands in the event's unsigned, which m.events leaves out.
+func (p *placedEvent) keepInvite(e *stored, text []byte) {
+	if e.member == nil || len(text) == 0 || e.member.membership == "leave" && !e.flag("out_of_band_membership") {
+		return
 	}
-	sorted, err := s.Sorted()
-	if err != nil {
-		return err
-	}
+	p.inviteKey = append(append(byLength(e.room), 0), e.member.user...)
+	p.invite = fields{}.text(e.room).text(e.member.user).bool(e.member.membership == "leave").bytes(text)
+}
+
+func (b *builder) prepareInvites(c *mspf.Contents) error {
 	c.Invites = func(yield func(mspf.Invite, error) bool) {
-		for p, err := range b.pairs(sorted) {
+		for p, err := range b.pairs(b.invites) {
 			if err != nil {
 				yield(mspf.Invite{}, err)
 				return
@@ -72,9 +65,7 @@ func (b *builder) invite(v reader) (i mspf.Invite, ok bool) {
 			i.State = state
 		}
 	}
-	for _, k := range []string{"unsigned", "age_ts", "outlier", "destinations"} {
-		delete(tree, k)
-	}
+	event.Strip(tree)
 	i.Event = tree
 	if r := b.rooms[i.Room]; r != nil {
 		i.Version = r.version

@@ -15,8 +15,12 @@ const mostOrdered = 1_000_000
 // gap is an event that names a previous event which is not in the archive.
 type gap struct {
 	room, id string
-	state    bool // it is part of the state itself
-	group    int64
+	// Of a part of the state itself: what it is, and what it replaced, as far as Synapse
+	// noted that.
+	state          bool
+	kind, stateKey string
+	replaced       string
+	group          int64
 }
 
 // roomGraph is what the events of one room name, in the order in which they are sorted.
@@ -36,9 +40,9 @@ func (g *roomGraph) of(i int) []uint64 {
 	return g.refs[g.first[i]:]
 }
 
-func (g *roomGraph) add(v reader) (state bool) {
+func (g *roomGraph) add(v reader) {
 	g.loose = append(g.loose, v.bool())
-	state = v.bool()
+	(&gap{}).take(&v)
 	g.at[binary.BigEndian.Uint64(v)] = int32(len(g.own))
 	g.own = append(g.own, binary.BigEndian.Uint64(v))
 	v = v[8:]
@@ -46,7 +50,13 @@ func (g *roomGraph) add(v reader) (state bool) {
 	for ; len(v) >= 8; v = v[8:] {
 		g.refs = append(g.refs, binary.BigEndian.Uint64(v))
 	}
-	return state
+}
+
+// take reads what [builder.references] wrote of the state.
+func (g *gap) take(v *reader) {
+	if g.state = v.bool(); g.state {
+		g.kind, g.stateKey, g.replaced = v.text(), v.text(), v.text()
+	}
 }
 
 // lookAtOrder finds the rooms in which depth is not enough of an order, and the events
@@ -82,42 +92,47 @@ func (b *builder) lookAtOrder() (ordered bool, err error) {
 
 func (b *builder) graph(g group, id string) (*roomGraph, []gap, error) {
 	graph := &roomGraph{at: make(map[uint64]int32, b.rooms[id].events)}
-	var missing []gap
-	var states []bool
-	names := map[int]string{}
 	for p, err := range g.pairs {
 		if err != nil {
 			return nil, nil, err
 		}
-		states = append(states, graph.add(reader(p.Value)))
-		names[len(states)-1] = "" // filled in below for the few that matter
+		graph.add(reader(p.Value))
 	}
-	clear(names)
-	for i := range graph.own {
-		if graph.loose[i] {
-			continue
-		}
-		for _, ref := range graph.of(i)[:graph.prevs[i]] {
-			if _, here := graph.at[ref]; !here {
-				names[i] = ""
-				break
-			}
-		}
-	}
-	if len(names) == 0 {
+	wanted := graph.afterGaps()
+	if len(wanted) == 0 {
 		return graph, nil, nil
 	}
-	i := -1
+	var missing []gap
+	i := int32(-1)
 	for p, err := range b.refs.Prefix(g.key) {
 		if err != nil {
 			return nil, nil, err
 		}
-		i++
-		if _, wanted := names[i]; wanted {
-			missing = append(missing, gap{room: id, id: string(p.Key[len(g.key)+17:]), state: states[i]})
+		if i++; len(wanted) > 0 && wanted[0] == i {
+			wanted = wanted[1:]
+			v, m := reader(p.Value), gap{room: id, id: string(p.Key[len(g.key)+17:])}
+			_ = v.bool()
+			m.take(&v)
+			missing = append(missing, m)
 		}
 	}
 	return graph, missing, nil
+}
+
+// afterGaps gives the events that name a previous event which is not here.
+func (g *roomGraph) afterGaps() (at []int32) {
+	for i := range g.own {
+		if g.loose[i] {
+			continue
+		}
+		for _, ref := range g.of(i)[:g.prevs[i]] {
+			if _, here := g.at[ref]; !here {
+				at = append(at, int32(i))
+				break
+			}
+		}
+	}
+	return at
 }
 
 // sorted says whether each event comes after those that it names.

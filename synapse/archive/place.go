@@ -7,7 +7,6 @@ import (
 	"hash/maphash"
 	"strings"
 
-	"lifeboat.im/lifeboat/internal/spill"
 	"lifeboat.im/lifeboat/mspf"
 	"lifeboat.im/lifeboat/mspf/event"
 )
@@ -17,10 +16,9 @@ type placedEvent struct {
 	key  []byte // place in the archive: room and order within it
 	text fields
 	refs fields
-}
 
-func (p *placedEvent) add(placed, refs *spill.Sorter) error {
-	return errors.Join(placed.Add(p.key, p.text), refs.Add(p.key, p.refs))
+	inviteKey []byte
+	invite    fields // nil: it is none
 }
 
 // Events that came without their room, and other facts that decide how an event is
@@ -47,28 +45,30 @@ func (b *builder) place(e *stored, bans map[[2]string][]ban, signatures batches)
 	if err != nil {
 		tree = nil // [mspf.Write] says what becomes of it
 	}
-	text := e.json
-	if tree != nil {
-		if e.kind == "" {
-			e.kind, _ = tree["type"].(string)
-		}
-		if e.sender == "" {
-			e.sender, _ = tree["sender"].(string)
-		}
-		m.RedactedBy = b.redactedBy(e, bans)
-		if r.known {
-			text = b.checked(e, r, tree, &m, signatures)
-		}
+	unsigned, _ := tree["unsigned"].(map[string]any)
+	replaced, _ := unsigned["replaces_state"].(string)
+	event.Strip(tree)
+	if e.kind == "" {
+		e.kind, _ = tree["type"].(string)
 	}
-	return &placedEvent{key: b.placeOf(e, r, tree), text: encodeEvent(&m, text), refs: b.references(e, tree, &m)}
+	if e.sender == "" {
+		e.sender, _ = tree["sender"].(string)
+	}
+	m.RedactedBy = b.redactedBy(e, bans)
+	if r.known && tree != nil {
+		b.checked(e, r, tree, &m, signatures)
+	}
+	text := e.json
+	if m.RedactedBy != "" && !m.Censored && !b.o.AsStored {
+		text = b.redacted(e, r, tree, &m)
+	}
+	p := &placedEvent{key: b.placeOf(e, r, tree), text: encodeEvent(&m, text), refs: b.references(e, tree, replaced, &m)}
+	p.keepInvite(e, text)
+	return p
 }
 
-// checked holds the event against its id, its hash and our signature, and gives the text
-// that the archive has.
-func (b *builder) checked(e *stored, r *room, tree map[string]any, m *mspf.EventMeta, signatures batches) []byte {
-	for _, k := range []string{"unsigned", "age_ts", "outlier", "destinations"} {
-		delete(tree, k)
-	}
+// checked holds the event against its id, its hash and our signature.
+func (b *builder) checked(e *stored, r *room, tree map[string]any, m *mspf.EventMeta, signatures batches) {
 	signed, err := r.rules.Signed(tree)
 	id := ""
 	if err == nil {
@@ -85,16 +85,26 @@ func (b *builder) checked(e *stored, r *room, tree map[string]any, m *mspf.Event
 		}
 	}
 	b.signature(e, tree, signed, signatures)
-	if m.RedactedBy == "" || m.Censored || b.o.AsStored {
-		return e.json
+}
+
+// redacted gives what a redaction leaves of an event; nothing when that cannot be told:
+// rather than what was taken back. Of a room version that is not known here the rules of
+// the newest one are taken.
+func (b *builder) redacted(e *stored, r *room, tree map[string]any, m *mspf.EventMeta) []byte {
+	rules := r.rules
+	if !r.known {
+		all := event.Versions()
+		rules = all[len(all)-1]
+		b.report.add(1, mspf.Loss{Item: "m.events", Key: e.room, Code: "redaction_guessed", State: mspf.Lossy, Reason: "redacted events of a room version that is not known here: what the newest known one leaves of them"})
 	}
-	text, err := event.Canonical(r.rules.Redact(tree))
-	if err != nil { // rather nothing than what was taken back
-		b.report.add(1, mspf.Loss{Item: "m.events", Key: e.room, Code: "redaction_failed", State: mspf.Unsupported, Reason: "a redacted event cannot be written without its content: it is left out"})
-		return nil
+	if tree != nil {
+		if text, err := event.Canonical(rules.Redact(tree)); err == nil {
+			m.Censored = true
+			return text
+		}
 	}
-	m.Censored = true
-	return text
+	b.report.add(1, mspf.Loss{Item: "m.events", Key: e.room, Code: "redaction_failed", State: mspf.Unsupported, Reason: "a redacted event cannot be written without its content: it is left out"})
+	return nil
 }
 
 // batches are signatures that wait to be checked, by the key's id.
@@ -164,9 +174,15 @@ func roomOf(k []byte) int {
 }
 
 // references are what decides the order: hashes of the event's id and of those that it
-// names. Loose events (outliers, rejected ones) may name what nobody has.
-func (b *builder) references(e *stored, tree map[string]any, m *mspf.EventMeta) fields {
-	f := fields{}.bool(m.Outlier || m.OutOfBand || m.Rejected != "").bool(e.isState(tree))
+// names. Loose events (outliers, rejected ones) may name what nobody has. Of a part of the
+// state also what it replaced is kept, as Synapse noted it when it met the event
+// (state/__init__.py, calculate_context_info).
+func (b *builder) references(e *stored, tree map[string]any, replaced string, m *mspf.EventMeta) fields {
+	state, is := tree["state_key"].(string)
+	f := fields{}.bool(m.Outlier || m.OutOfBand || m.Rejected != "").bool(is)
+	if is {
+		f = f.text(e.kind).text(state).text(replaced)
+	}
 	f = binary.BigEndian.AppendUint64(f, b.hash(e.id))
 	prev, auth := event.References(tree, "prev_events"), event.References(tree, "auth_events")
 	f = f.int(int64(len(prev)))
@@ -174,11 +190,6 @@ func (b *builder) references(e *stored, tree map[string]any, m *mspf.EventMeta) 
 		f = binary.BigEndian.AppendUint64(f, b.hash(id))
 	}
 	return f
-}
-
-func (e *stored) isState(tree map[string]any) bool {
-	_, is := tree["state_key"]
-	return is
 }
 
 func (b *builder) hash(id string) uint64 { return maphash.String(b.seed, id) }

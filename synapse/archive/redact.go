@@ -56,11 +56,7 @@ const (
 
 // redactions puts together what is known of each redaction, and gives each to the
 // event that it names: add is called with the target.
-func (b *builder) redactions(add func(target string, x redaction) error) (bans map[[2]string][]ban, err error) {
-	s, err := b.redactionFacts()
-	if err != nil {
-		return nil, err
-	}
+func (b *builder) redactions(s *spill.Sorted, add func(target string, x redaction) error) (bans map[[2]string][]ban, err error) {
 	defer s.Close()
 	bans = map[[2]string][]ban{}
 	for g, err := range b.groups(s, firstText) {
@@ -104,75 +100,42 @@ func (b *builder) redactions(add func(target string, x redaction) error) (bans m
 	return bans, nil
 }
 
-func (b *builder) redactionFacts() (*spill.Sorted, error) {
-	s := b.sorter(16)
-	put := func(id string, kind byte, f fields) error { return s.Add(append(key(id), kind), f) }
-	banned := map[string]bool{}
-	for r, err := range b.rows("room_ban_redactions", "redacting_event_id", "room_id", "user_id", "redact_end_ordering") {
+// redacting gathers which events take something back.
+func (j *join) redacting() error {
+	for r, err := range j.b.rows("room_ban_redactions", "redacting_event_id", "room_id", "user_id", "redact_end_ordering") {
 		if err != nil {
-			return nil, err
-		}
-		banned[r.text(0)] = true
-		if err := put(r.text(0), redactsUser, fields{}.text(r.text(1)).text(r.text(2)).int(r.int(3))); err != nil {
-			return nil, err
-		}
-	}
-	any := len(banned) > 0
-	for r, err := range b.rows("redactions", "event_id", "redacts", "recheck") {
-		if err != nil {
-			return nil, err
-		}
-		any = true
-		// Before schema 94 nothing said that a redaction was found allowed.
-		if err := put(r.text(0), redactsEvent, fields{}.text(r.text(1)).bool(!r.null(2) && !r.bool(2))); err != nil {
-			return nil, err
-		}
-	}
-	if !any {
-		return s.Sorted()
-	}
-	for r, err := range b.rows("events", "event_id", "type", "room_id", "sender", "rejection_reason") {
-		if err != nil {
-			return nil, err
+			return err
 		}
 		id := r.text(0)
-		if r.text(1) != "m.room.redaction" && !banned[id] {
-			continue
-		}
-		if err := put(id, redactionRow, fields{}.text(r.text(2)).text(r.text(3))); err != nil {
-			return nil, err
-		}
-		if !r.null(4) {
-			if err := put(id, redactionRejected, nil); err != nil {
-				return nil, err
-			}
+		j.banned[id] = true
+		if err := j.redactions.Add(append(key(id), redactsUser), fields{}.text(r.text(1)).text(r.text(2)).int(r.int(3))); err != nil {
+			return err
 		}
 	}
-	for r, err := range b.rows("rejections", "event_id") {
+	for r, err := range j.b.rows("redactions", "event_id", "redacts", "recheck") {
 		if err != nil {
-			return nil, err
+			return err
 		}
-		if err := put(r.text(0), redactionRejected, nil); err != nil {
-			return nil, err
-		}
-	}
-	for r, err := range b.rows("event_json", "event_id", "internal_metadata") {
-		if err != nil {
-			return nil, err
-		}
-		if !bytes.Contains(r.fields[1], []byte("recheck_redaction")) {
-			continue
-		}
-		tree, _ := r.object(1)
-		recheck, _ := tree["recheck_redaction"].(bool)
-		if err := put(r.text(0), redactionMeta, fields{}.bool(recheck)); err != nil {
-			return nil, err
+		// Before schema 94 nothing said that a redaction was found allowed.
+		f := fields{}.text(r.text(1)).bool(!r.null(2) && !r.bool(2))
+		if err := j.redactions.Add(append(key(r.text(0)), redactsEvent), f); err != nil {
+			return err
 		}
 	}
-	return s.Sorted()
+	return nil
 }
 
-// redacted gives the event as it is after what takes it back; "" when nothing does.
+// recheck notes that a redaction is allowed only from a user of the same server.
+func (j *join) recheck(id string, r *row) error {
+	if !bytes.Contains(r.fields[2], []byte("recheck_redaction")) {
+		return nil
+	}
+	tree, _ := r.object(2)
+	recheck, _ := tree["recheck_redaction"].(bool)
+	return j.redactions.Add(append(key(id), redactionMeta), fields{}.bool(recheck))
+}
+
+// redactedBy gives the id of the event that takes another back; "" when none does.
 func (b *builder) redactedBy(e *stored, bans map[[2]string][]ban) string {
 	for _, x := range e.redactions {
 		if x.applies(e) {

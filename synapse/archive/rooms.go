@@ -16,7 +16,10 @@ type room struct {
 	rules   event.Version
 	known   bool // there are rules for its version
 	shared  bool // somebody of another server is in it
-	events  int64
+	// stateful: its current state is known. Synapse forgets it when the last of its users
+	// leaves; then a room is called shared if anybody else ever sent something to it.
+	stateful bool
+	events   int64
 }
 
 // What a room's details are put together from, in this order.
@@ -167,8 +170,10 @@ func (b *builder) currentState(add fact) error {
 			return err
 		}
 		id := r.text(0)
+		x := b.room(id)
+		x.stateful = true
 		if r.text(4) == "join" && !b.local(r.text(2)) {
-			b.room(id).shared = true
+			x.shared = true
 		}
 		if err := add(id, factState, fields{}.text(r.text(1)).text(r.text(2)).text(r.text(3))); err != nil {
 			return err

@@ -2,6 +2,7 @@ package archive
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 
 	"lifeboat.im/lifeboat/internal/spill"
@@ -9,9 +10,12 @@ import (
 )
 
 // groupState resolves groups of states: a group is what it holds over the group that
-// it builds on (Synapse, databases/state/store.py).
+// it builds on (Synapse, databases/state/store.py). Only groups on the way from a gap are
+// kept: a few words of each, and what they hold sorted by room.
 type groupState struct {
-	edges, entries *spill.Sorted
+	below   map[int64]int64 // the group that each builds on; 0: none
+	room    map[int64]int32 // of each group the first gap of its room
+	entries *spill.Sorted   // by room and group
 }
 
 // prepareStates finds the state before each event that follows a gap.
@@ -31,14 +35,9 @@ func (b *builder) prepareStates(c *mspf.Contents) error {
 		return err
 	}
 	c.States = func(yield func(mspf.RoomState, error) bool) {
-		for _, at := range b.gaps {
-			if at.group == 0 || b.rooms[at.room].version == "" {
-				continue
-			}
-			state, err := g.before(at)
-			if !yield(mspf.RoomState{Room: at.room, Event: at.id, State: state}, err) || err != nil {
-				return
-			}
+		err := b.eachState(g, func(s mspf.RoomState) bool { return yield(s, nil) })
+		if err != nil {
+			yield(mspf.RoomState{}, err)
 		}
 	}
 	return nil
@@ -66,41 +65,126 @@ func (b *builder) groupsOfGaps() error {
 	return nil
 }
 
+// groupStates gathers the groups that lead to a gap, and what they hold.
 func (b *builder) groupStates() (*groupState, error) {
-	edges, entries := b.sorter(8), b.sorter(4)
-	for r, err := range b.rows("state_group_edges", "state_group", "prev_state_group") {
-		if err != nil {
-			return nil, err
+	g := &groupState{below: map[int64]int64{}, room: map[int64]int32{}}
+	first := int32(0)
+	for i, at := range b.gaps {
+		if at.room != b.gaps[first].room {
+			first = int32(i)
 		}
-		if err := edges.Add(appendInt(nil, r.int(0)), appendInt(nil, r.int(1))); err != nil {
-			return nil, err
+		if at.group != 0 {
+			g.below[at.group], g.room[at.group] = 0, first
 		}
 	}
+	if err := b.chains(g); err != nil {
+		return nil, err
+	}
+	entries := b.sorter(4)
 	for r, err := range b.rows("state_groups_state", "state_group", "type", "state_key", "event_id") {
 		if err != nil {
 			return nil, err
 		}
-		if err := entries.Add(appendInt(nil, r.int(0)), fields{}.text(r.text(1)).text(r.text(2)).text(r.text(3))); err != nil {
+		group := r.int(0)
+		room, ok := g.room[group]
+		if !ok {
+			continue
+		}
+		f := fields{}.text(r.text(1)).text(r.text(2)).text(r.text(3))
+		if err := entries.Add(appendInt(appendInt(nil, int64(room)), group), f); err != nil {
 			return nil, err
 		}
 	}
-	var g groupState
 	var err error
-	if g.edges, err = edges.Sorted(); err != nil {
-		return nil, err
-	}
 	g.entries, err = entries.Sorted()
-	return &g, err
+	return g, err
+}
+
+// chains follows the groups down. A group mostly builds on one with a lower number, so
+// from the highest down one walk is enough; tools that compress states also make
+// others, and then it takes some more.
+func (b *builder) chains(g *groupState) error {
+	s := b.sorter(8)
+	for r, err := range b.rows("state_group_edges", "state_group", "prev_state_group") {
+		if err != nil {
+			return err
+		}
+		if err := s.Add(appendInt(nil, -r.int(0)), appendInt(nil, r.int(1))); err != nil {
+			return err
+		}
+	}
+	edges, err := s.Sorted()
+	if err != nil {
+		return err
+	}
+	for more := true; more; {
+		more = false
+		for p, err := range b.pairs(edges) {
+			if err != nil {
+				return err
+			}
+			group, below := -keyInt(p.Key), keyInt(p.Value)
+			room, needed := g.room[group]
+			if !needed || g.below[group] != 0 {
+				continue
+			}
+			g.below[group], more = below, true
+			if _, met := g.room[below]; !met {
+				g.below[below], g.room[below] = 0, room
+			}
+		}
+	}
+	return edges.Close()
+}
+
+// eachState gives the states of all gaps, room by room.
+func (b *builder) eachState(g *groupState, yield func(mspf.RoomState) bool) error {
+	for first := 0; first < len(b.gaps); {
+		end := first
+		for end < len(b.gaps) && b.gaps[end].room == b.gaps[first].room {
+			end++
+		}
+		s := b.sorter(6) // those of one room: mostly they fit the memory
+		for p, err := range g.entries.Prefix(appendInt(nil, int64(first))) {
+			if err != nil {
+				return err
+			}
+			if err := s.Add(p.Key[8:], p.Value); err != nil {
+				return err
+			}
+		}
+		entries, err := s.Sorted()
+		if err != nil {
+			return err
+		}
+		for _, at := range b.gaps[first:end] {
+			if at.group == 0 || b.rooms[at.room].version == "" {
+				continue
+			}
+			state, err := g.before(at, entries)
+			if err != nil {
+				return fmt.Errorf("state before %s: %w", at.id, err)
+			}
+			if !yield(mspf.RoomState{Room: at.room, Event: at.id, State: state}) {
+				return entries.Close()
+			}
+		}
+		if err := entries.Close(); err != nil {
+			return err
+		}
+		first = end
+	}
+	return nil
 }
 
 // before gives the state before an event. The group of an event that is itself part of
-// the state has it already: then what it replaced is looked for further down.
-func (g *groupState) before(at gap) ([]mspf.StateEntry, error) {
+// the state has it already: then what it replaced is further down, or, where a group
+// holds all of the state, it is what Synapse noted.
+func (g *groupState) before(at gap, entries *spill.Sorted) ([]mspf.StateEntry, error) {
 	have := map[[2]string]string{}
-	for group, met := at.group, map[int64]bool{}; group != 0 && !met[group]; {
+	for group, met := at.group, map[int64]bool{}; group != 0 && !met[group]; group = g.below[group] {
 		met[group] = true
-		k := appendInt(nil, group)
-		for p, err := range g.entries.Prefix(k) {
+		for p, err := range entries.Prefix(appendInt(nil, group)) {
 			if err != nil {
 				return nil, err
 			}
@@ -110,13 +194,9 @@ func (g *groupState) before(at gap) ([]mspf.StateEntry, error) {
 				have[name] = id
 			}
 		}
-		group = 0
-		for p, err := range g.edges.Prefix(k) {
-			if err != nil {
-				return nil, err
-			}
-			group = keyInt(p.Value)
-		}
+	}
+	if own := [2]string{at.kind, at.stateKey}; at.state && at.replaced != "" && have[own] == "" {
+		have[own] = at.replaced
 	}
 	state := make([]mspf.StateEntry, 0, len(have))
 	for name, id := range have {

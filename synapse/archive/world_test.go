@@ -113,6 +113,7 @@ type sent struct {
 	rejected                    any
 	tamper                      func(ev map[string]any) // after it was signed
 	depth                       int64
+	deep                        bool // nested deeper than an archive may be
 }
 
 // send stores an event as Synapse does, and gives the event's id and room.
@@ -183,6 +184,9 @@ func (w *world) store(s sent, id, room string, ev map[string]any) {
 	if s.meta == "" {
 		s.meta = "{}"
 	}
+	if s.deep {
+		text = append(text[:len(text)-1], `,"x":`+strings.Repeat("[", 200)+strings.Repeat("]", 200)+"}"...)
+	}
 	w.d.add("event_json", map[string]any{"event_id": id, "room_id": room, "internal_metadata": s.meta, "json": string(text), "format_version": 3})
 	w.d.add("events", map[string]any{
 		"event_id": id, "room_id": room, "type": s.kind, "sender": s.sender, "stream_ordering": w.stream, "received_ts": 1600000000500 + w.stream,
@@ -204,15 +208,19 @@ func (w *world) refs(v event.Version, ids []string) []any {
 
 // room makes one with its first events; last is the newest of them.
 func (w *world) room(version string) (room, create, last string) {
-	named := "!room" + version + ":" + ourServer
-	create, room = w.send(sent{version: version, room: named, kind: "m.room.create", stateKey: "", content: `{"creator":"@a:example.org","room_version":"` + version + `"}`})
+	return w.roomOf(version, version, "!room"+version+":"+ourServer)
+}
+
+// roomOf makes one that calls itself of one version and follows the rules of another.
+func (w *world) roomOf(name, version, named string) (room, create, last string) {
+	create, room = w.send(sent{version: version, room: named, kind: "m.room.create", stateKey: "", content: `{"creator":"@a:example.org","room_version":"` + name + `"}`})
 	w.depth[room] = 1
 	auth := []string{create}
 	if version == "12" {
 		auth = nil // its create event is implied by the room's id
 	}
 	last, _ = w.send(sent{version: version, room: room, kind: "m.room.member", stateKey: "@a:example.org", content: `{"membership":"join"}`, prev: []string{create}, auth: auth})
-	w.d.add("rooms", map[string]any{"room_id": room, "is_public": version == "10", "creator": "@a:example.org", "room_version": version})
+	w.d.add("rooms", map[string]any{"room_id": room, "is_public": version == "10", "creator": "@a:example.org", "room_version": name})
 	w.state(room, "m.room.create", "", create, nil)
 	w.state(room, "m.room.member", "@a:example.org", last, "join")
 	w.d.add("local_current_membership", map[string]any{"room_id": room, "user_id": "@a:example.org", "event_id": last, "membership": "join"})
@@ -338,4 +346,17 @@ func (a *written) event(id string) (tree map[string]any, m mspf.EventMeta) {
 		a.t.Fatalf("no event %s", id)
 	}
 	return tree, m
+}
+
+// group stores the state after an event: the groups that each builds on, and what they hold.
+func (w *world) group(id string, group int64, edges map[int64]int64, entries map[int64][][3]string) {
+	for from, to := range edges {
+		w.d.add("state_group_edges", map[string]any{"state_group": from, "prev_state_group": to})
+	}
+	for g, list := range entries {
+		for _, e := range list {
+			w.d.add("state_groups_state", map[string]any{"state_group": g, "room_id": "", "type": e[0], "state_key": e[1], "event_id": e[2]})
+		}
+	}
+	w.d.add("event_to_state_groups", map[string]any{"event_id": id, "state_group": group})
 }
