@@ -37,7 +37,7 @@ func TestAdoptCutShort(t *testing.T) {
 	adopt := func() history.LineageID {
 		b.o.Adopt = true
 		stop := b.run()
-		testpg.WaitFor(t, time.Minute, "the adoption", func() bool {
+		testpg.WaitFor(t, 2*time.Minute, "the adoption", func() bool {
 			id, err := Lineage(b.o.State)
 			return err == nil && id != old
 		})
@@ -101,7 +101,7 @@ func TestTrace(t *testing.T) {
 		}
 		b.o.Adopt = true
 		stop := b.run()
-		testpg.WaitFor(t, time.Minute, "the adoption", func() bool {
+		testpg.WaitFor(t, 2*time.Minute, "the adoption", func() bool {
 			id, err := Lineage(b.o.State)
 			return err == nil && id != before
 		})

@@ -109,8 +109,8 @@ func (b *bench) run() (stop func()) {
 			if err != nil {
 				b.t.Errorf("run: %v", err)
 			}
-		case <-time.After(60 * time.Second):
-			b.t.Error("run did not end within a minute of SIGTERM")
+		case <-time.After(2 * time.Minute):
+			b.t.Error("run did not end within two minutes of SIGTERM")
 		}
 	}
 	b.t.Cleanup(stop)
@@ -132,7 +132,7 @@ func (b *bench) view() *history.View {
 
 func (b *bench) waitReady() {
 	b.t.Helper()
-	testpg.WaitFor(b.t, 60*time.Second, "first bases", func() bool {
+	testpg.WaitFor(b.t, 2*time.Minute, "first bases", func() bool {
 		log, err := OpenLog(b.t.Context(), b.repo, b.operator, b.o.State)
 		if err != nil {
 			return false

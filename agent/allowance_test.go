@@ -62,9 +62,9 @@ func TestCatchUpOverBudget(t *testing.T) {
 	}
 	g.mu.Unlock()
 	stop = b.run()
-	testpg.WaitFor(t, 60*time.Second, "the store to be back", func() bool { return failed.Load() > 20 })
+	testpg.WaitFor(t, 2*time.Minute, "the store to be back", func() bool { return failed.Load() > 20 })
 	b.mark("end")
-	testpg.WaitFor(t, 60*time.Second, "the budget to hold again", func() bool {
+	testpg.WaitFor(t, 2*time.Minute, "the budget to hold again", func() bool {
 		b.db.Exec(t, "INSERT INTO k (v) VALUES ('more')", "CHECKPOINT")
 		_, err := os.Lstat(filepath.Join(b.o.State, allowanceFile))
 		return err != nil

@@ -49,7 +49,7 @@ func TestAfterDetach(t *testing.T) {
 	}
 	b.o.NewBase = true
 	stop = b.run()
-	testpg.WaitFor(t, 60*time.Second, "a closed gap", func() bool { return len(b.closed("public.a")) > 0 })
+	testpg.WaitFor(t, 2*time.Minute, "a closed gap", func() bool { return len(b.closed("public.a")) > 0 })
 	b.mark("after")
 	b.wantLive()
 	stop()

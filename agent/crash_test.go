@@ -51,7 +51,7 @@ func TestGapSurvivesACrash(t *testing.T) {
 	g.fail = nil
 	g.mu.Unlock()
 	b.run()
-	testpg.WaitFor(t, 30*time.Second, "the gap to be named and closed", func() bool {
+	testpg.WaitFor(t, 2*time.Minute, "the gap to be named and closed", func() bool {
 		v := b.view()
 		return len(v.Incompletes) == 1 && v.Incompletes[0].Until > v.Incompletes[0].From
 	})
@@ -71,14 +71,14 @@ func TestDroppedBeforeItsFirstCopy(t *testing.T) {
 	g.fail = func(key string) (before, after bool) { return strings.HasPrefix(key, "chunk/"), false } // no copy succeeds
 	g.mu.Unlock()
 	b.db.Exec(t, "INSERT INTO k (v) VALUES ('traffic')")
-	testpg.WaitFor(t, 30*time.Second, "the new table to be named", func() bool { return len(openIncompletes(b.view())) > 0 })
+	testpg.WaitFor(t, 2*time.Minute, "the new table to be named", func() bool { return len(openIncompletes(b.view())) > 0 })
 	stop()
 	b.db.Exec(t, "DROP TABLE brief")
 	g.mu.Lock()
 	g.fail = nil
 	g.mu.Unlock()
 	b.run()
-	testpg.WaitFor(t, 30*time.Second, "its interval to be closed", func() bool { return len(openIncompletes(b.view())) == 0 })
+	testpg.WaitFor(t, 2*time.Minute, "its interval to be closed", func() bool { return len(openIncompletes(b.view())) == 0 })
 }
 
 // runWhileWritten runs the agent until it ends by itself, and writes all the while.
@@ -86,7 +86,7 @@ func (b *bench) runWhileWritten(sql string) (err error) {
 	b.t.Helper()
 	done := make(chan error, 1)
 	go func() { done <- Run(b.t.Context(), b.repo, b.agentSecrets(), b.o) }()
-	testpg.WaitFor(b.t, 120*time.Second, "run to end", func() bool {
+	testpg.WaitFor(b.t, 2*time.Minute, "run to end", func() bool {
 		b.db.Exec(b.t, sql)
 		select {
 		case err = <-done:

@@ -26,7 +26,7 @@ func (b *bench) settled() {
 		b.t.Fatal(err)
 	}
 	n := 0
-	testpg.WaitFor(b.t, 60*time.Second, "the agent to know the new schema", func() bool {
+	testpg.WaitFor(b.t, 2*time.Minute, "the agent to know the new schema", func() bool {
 		if n++; n%20 == 1 {
 			b.db.Exec(b.t, "INSERT INTO tick DEFAULT VALUES") // traffic makes the agent look
 		}

@@ -34,11 +34,11 @@ func TestHugeRows(t *testing.T) {
 	stop := b.run()
 	b.waitReady()
 	b.db.Exec(t, "INSERT INTO gets VALUES (2, decode(repeat('cd', 140000000), 'hex'))")
-	testpg.WaitFor(t, 60*time.Second, "the identity to be put back", func() bool { return replident("gets") == "d" })
+	testpg.WaitFor(t, 2*time.Minute, "the identity to be put back", func() bool { return replident("gets") == "d" })
 	b.db.Exec(t, "UPDATE gets SET id = 3 WHERE id = 2", "UPDATE has SET id = 4")
 	// Its size as stored says nothing: only who has met it knows.
 	b.db.Exec(t, "INSERT INTO packs VALUES (1, repeat('x', 270000000))")
-	testpg.WaitFor(t, 60*time.Second, "the identity of the compressed row to be put back", func() bool { return replident("packs") == "d" })
+	testpg.WaitFor(t, 2*time.Minute, "the identity of the compressed row to be put back", func() bool { return replident("packs") == "d" })
 	b.settled()
 	b.mark("end")
 	stop()

@@ -57,7 +57,7 @@ func TestG1_ChunksEntryConfirm(t *testing.T) {
 	before := b.mark("before")
 	g.shut()
 	b.db.Exec(t, "INSERT INTO k (v) SELECT repeat('x', 1000) FROM generate_series(1, 3000)")
-	testpg.WaitFor(t, 20*time.Second, "a create that waits", func() bool { return g.waiting() > 0 })
+	testpg.WaitFor(t, 2*time.Minute, "a create that waits", func() bool { return g.waiting() > 0 })
 	if at := b.confirmed(); at > before {
 		t.Errorf("confirmed %s while nothing after %s is durable", at, before)
 	}
@@ -110,7 +110,7 @@ func TestG2_NoStateThatMatters(t *testing.T) {
 	b.db.Exec(t, "UPDATE k SET v = v || ' and after'")
 	stop = b.run()
 	b.mark("after")
-	testpg.WaitFor(t, 30*time.Second, "the re-copy", func() bool {
+	testpg.WaitFor(t, 2*time.Minute, "the re-copy", func() bool {
 		v := b.view()
 		return len(v.Bases) >= 2 && len(openIncompletes(v)) == 0
 	})
@@ -165,7 +165,7 @@ func TestG3_MemoryBounded(t *testing.T) {
 		}
 		return n
 	}
-	testpg.WaitFor(t, 5*time.Second, "the stream to wait", func() bool { return held() >= 2*limit })
+	testpg.WaitFor(t, 2*time.Minute, "the stream to wait", func() bool { return held() >= 2*limit })
 	seen := 0
 	for seen < commits {
 		if h := held(); h > 2*limit+100 {
@@ -212,7 +212,7 @@ func TestG4_FirstPermanentErrorEndsRun(t *testing.T) {
 		if !errors.Is(err, ErrSourceLost) {
 			t.Errorf("run ended with %v, want ErrSourceLost", err)
 		}
-	case <-time.After(30 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Error("run goes on without its slot")
 	}
 }
@@ -252,7 +252,7 @@ func TestG5_PlantedFaultsAreFound(t *testing.T) {
 			b.o.plant = plant{}
 			b.o.Tuning.RefreshEvery = time.Millisecond
 			b.run()
-			testpg.WaitFor(t, 30*time.Second, "the next copy", func() bool { return len(b.view().Bases) >= 2 })
+			testpg.WaitFor(t, 2*time.Minute, "the next copy", func() bool { return len(b.view().Bases) >= 2 })
 			b.o.Tuning.RefreshEvery = 0
 			found := func() bool { return len(b.view().Mismatches) > 0 }
 			if first := b.view().Bases[0]; first.Proved {
@@ -270,7 +270,7 @@ func TestG5_PlantedFaultsAreFound(t *testing.T) {
 				}
 				return
 			}
-			testpg.WaitFor(t, 30*time.Second, "the mismatch", found)
+			testpg.WaitFor(t, 2*time.Minute, "the mismatch", found)
 			r, err := Status(t.Context(), b.repo, b.agentSecrets(), b.o)
 			if err != nil {
 				t.Fatal(err)
@@ -316,7 +316,7 @@ func TestStopWithoutStore(t *testing.T) {
 	g.mu.Unlock()
 	b.db.Exec(t, "INSERT INTO k DEFAULT VALUES")
 	at := b.db.Query(t, "SELECT pg_current_wal_flush_lsn()")[0][0]
-	testpg.WaitFor(t, 20*time.Second, "the commit to be sent", func() bool {
+	testpg.WaitFor(t, 2*time.Minute, "the commit to be sent", func() bool {
 		return b.db.Query(t, "SELECT count(*) FROM pg_stat_replication WHERE sent_lsn >= '"+at+"'")[0][0] != "0"
 	})
 	cancel()
@@ -325,7 +325,7 @@ func TestStopWithoutStore(t *testing.T) {
 		if err == nil || !errors.Is(err, ErrLater) {
 			t.Errorf("run ended with %v, want an error that says that something was not durable", err)
 		}
-	case <-time.After(60 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Fatal("run did not end")
 	}
 	g.mu.Lock()

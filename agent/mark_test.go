@@ -24,7 +24,7 @@ func TestMarkGoesOn(t *testing.T) {
 		_, err := Mark(ctx, b.repo, b.agentSecrets(), b.o, "here")
 		ended <- err
 	}()
-	testpg.WaitFor(t, time.Minute, "the mark", func() bool { return len(b.view().Marks) == 1 })
+	testpg.WaitFor(t, 2*time.Minute, "the mark", func() bool { return len(b.view().Marks) == 1 })
 	giveUp()
 	if err := <-ended; err == nil {
 		t.Fatal("a mark is durable without an agent")

@@ -42,7 +42,7 @@ func TestProbeOfTheAgent(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- probe(ctx, m.WithoutRemove(), o) }()
-	testpg.WaitFor(t, 10*time.Second, "the store is on record as good", func() bool {
+	testpg.WaitFor(t, 2*time.Minute, "the store is on record as good", func() bool {
 		_, err := os.Stat(filepath.Join(o.State, probedFile))
 		return err == nil
 	})

@@ -40,13 +40,13 @@ func TestProgress(t *testing.T) {
 	grows := func(n *atomic.Int64, by int64, what string) {
 		t.Helper()
 		from := n.Load()
-		testpg.WaitFor(t, time.Minute, what, func() bool { return n.Load() >= from+by })
+		testpg.WaitFor(t, 2*time.Minute, what, func() bool { return n.Load() >= from+by })
 	}
 	still := func(what string) {
 		t.Helper()
 		from := fed.Load()
 		began := time.Now()
-		testpg.WaitFor(t, time.Minute, "three seconds: several looks at the store and answers of the source", func() bool { return time.Since(began) > 3*time.Second })
+		testpg.WaitFor(t, 2*time.Minute, "three seconds: several looks at the store and answers of the source", func() bool { return time.Since(began) > 3*time.Second })
 		if n := fed.Load(); n != from {
 			t.Errorf("%s, and yet progress was reported %d times", what, n-from)
 		}
@@ -59,7 +59,7 @@ func TestProgress(t *testing.T) {
 
 	g.shut()
 	b.db.Exec(t, "INSERT INTO k (v) VALUES ('waits')")
-	testpg.WaitFor(t, time.Minute, "a flush to wait for the store", func() bool { return g.waiting() > 0 })
+	testpg.WaitFor(t, 2*time.Minute, "a flush to wait for the store", func() bool { return g.waiting() > 0 })
 	still("the store hangs")
 	g.reopen()
 	grows(&fed, 1, "the flush")

@@ -70,7 +70,7 @@ func TestPublicationBehindOurBack(t *testing.T) {
 		}
 		for _, name := range s.tables {
 			name := "public." + name
-			testpg.WaitFor(t, 60*time.Second, fmt.Sprint(s.name, ": ", name, " to be copied again"), func() bool {
+			testpg.WaitFor(t, 2*time.Minute, fmt.Sprint(s.name, ": ", name, " to be copied again"), func() bool {
 				b.db.Exec(t, "INSERT INTO tick DEFAULT VALUES") // traffic makes the agent look
 				return len(b.closed(name)) > before[strings.TrimPrefix(name, "public.")]
 			})
@@ -116,7 +116,7 @@ func TestPublicationStaysAltered(t *testing.T) {
 		if !errors.Is(err, cdc.ErrPublication) || !strings.Contains(err.Error(), "puts it back") {
 			t.Errorf("run: %v, want ErrPublication with the way back", err)
 		}
-	case <-time.After(60 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Fatal("run goes on under a publication that leaves rows out")
 	}
 	var open []string
@@ -150,7 +150,7 @@ func TestPublicationDropped(t *testing.T) {
 		}
 		b.o.NewBase = true
 		stop = b.run()
-		testpg.WaitFor(t, 60*time.Second, "a closed interval", func() bool { return len(b.closed("public.a")) > 0 && len(openIncompletes(b.view())) == 0 })
+		testpg.WaitFor(t, 2*time.Minute, "a closed interval", func() bool { return len(b.closed("public.a")) > 0 && len(openIncompletes(b.view())) == 0 })
 		b.wantLive()
 		b.mark("after")
 		twin := b.twin()

@@ -40,7 +40,7 @@ func TestRecorded(t *testing.T) {
 	b.o.Tuning.MergeEvery = time.Second
 	stop = b.run()
 	b.db.Exec(t, "TRUNCATE bag", "CREATE TABLE late (x numeric PRIMARY KEY)", "INSERT INTO late VALUES (1.50), ('NaN')")
-	testpg.WaitFor(t, time.Minute, "a merged epoch", func() bool { return len(b.view().Histories) > 0 })
+	testpg.WaitFor(t, 2*time.Minute, "a merged epoch", func() bool { return len(b.view().Histories) > 0 })
 	stop()
 	b.o.Tuning.MergeEvery = time.Hour
 	stop = b.run()

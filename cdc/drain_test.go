@@ -69,7 +69,7 @@ func BenchmarkDrain(b *testing.B) {
 					"-o", "proto_version=1", "-o", "publication_names="+ident(odd))
 				theirs = append(theirs, time.Since(begin))
 			}
-			testpg.WaitFor(b, 10*time.Second, "the slot to be free", func() bool { return s.DropSlot(context.Background()) == nil })
+			testpg.WaitFor(b, 2*time.Minute, "the slot to be free", func() bool { return s.DropSlot(context.Background()) == nil })
 		}
 	}
 	slices.Sort(ours)

@@ -19,18 +19,18 @@ import (
 // stands still for several wal_sender_timeouts loses the stream, and all rows come.
 func TestStreamOutlivesASlowHandler(t *testing.T) {
 	d := testpg.Shared(t, 18).Database(t)
-	s := ready(t, d, "ALTER DATABASE "+d.Name+" SET wal_sender_timeout = '600ms'", "CREATE TABLE t (i int, s text)")
+	s := ready(t, d, "ALTER DATABASE "+d.Name+" SET wal_sender_timeout = '1500ms'", "CREATE TABLE t (i int, s text)")
 	d.Exec(t, "INSERT INTO t SELECT g, repeat('x', 1000) FROM generate_series(1, 20000) g") // more than sockets hold
 	st, err := s.Stream(t.Context(), StreamOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	<-time.After(2 * time.Second)
+	<-time.After(4 * time.Second)
 	h, first := &tape{}, true
 	h.hold = func() {
 		if first {
 			first = false
-			<-time.After(2 * time.Second)
+			<-time.After(4 * time.Second)
 		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -75,7 +75,7 @@ func TestRunEnds(t *testing.T) {
 	if err := st.Run(ctx, h); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
-	if took := time.Since(begin); took > 5*time.Second {
+	if took := time.Since(begin); took > time.Minute { // it waits for nobody longer than two seconds
 		t.Errorf("ending took %s", took)
 	}
 	st.Close()
@@ -84,8 +84,8 @@ func TestRunEnds(t *testing.T) {
 // TestSilentServer: a walsender that stands still is noticed.
 func TestSilentServer(t *testing.T) {
 	d := testpg.Shared(t, 18).Database(t)
-	s := ready(t, d, "ALTER DATABASE "+d.Name+" SET wal_sender_timeout = '1s'")
-	st, err := s.Stream(t.Context(), StreamOptions{Silence: time.Second})
+	s := ready(t, d, "ALTER DATABASE "+d.Name+" SET wal_sender_timeout = '4s'")
+	st, err := s.Stream(t.Context(), StreamOptions{Silence: 3 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +96,7 @@ func TestSilentServer(t *testing.T) {
 	select {
 	case err := <-end:
 		t.Fatal(err)
-	case <-time.After(2 * time.Second):
+	case <-time.After(5 * time.Second):
 	}
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
@@ -107,7 +107,7 @@ func TestSilentServer(t *testing.T) {
 		if !errors.Is(err, ErrSilent) {
 			t.Error(err)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Fatal("not noticed")
 	}
 }
@@ -130,7 +130,7 @@ func TestMissingPublication(t *testing.T) {
 			if !errors.Is(err, ErrPublicationMissing) {
 				t.Errorf("%d: %v", major, err)
 			}
-		case <-time.After(20 * time.Second):
+		case <-time.After(2 * time.Minute):
 			t.Fatalf("%d: not noticed", major)
 		}
 	}
@@ -152,10 +152,9 @@ func TestServerCanShutDown(t *testing.T) {
 	end := make(chan error, 1)
 	go func() { end <- st.Run(t.Context(), h) }()
 	wait(t, "the transaction", func() bool { return len(h.all()) == 1 })
-	begin := time.Now()
 	c.Stop(t)
-	if took := time.Since(begin); took > 10*time.Second {
-		t.Errorf("the shutdown took %s", took)
+	if strings.Contains(c.Log(100), "immediate shutdown") { // what Stop asks for when it has waited too long
+		t.Error("the server did not end by itself")
 	}
 	if err := <-end; err == nil || errors.Is(err, context.Canceled) {
 		t.Error(err)

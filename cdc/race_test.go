@@ -16,37 +16,67 @@ import (
 )
 
 // application is a client that must never notice us: no statement of it fails, and
-// none takes longer than harm.
+// none waits for a session of ours longer than harm.
 type application struct {
 	t       testing.TB
 	conn    *pgx.Conn
 	mu      sync.Mutex
-	longest time.Duration
+	longest time.Duration // that it waited for us
+	waits   time.Duration // in the statement under way, as the server says
 	count   int
 }
 
-// harm is the longest that a statement may take beside us.
+// harm is the longest that a statement may wait for us.
 const harm = 1500 * time.Millisecond
 
 func newApplication(t testing.TB, d *testpg.Database) *application {
-	return &application{t: t, conn: testpg.Connect(t, d.DSN)}
+	a := &application{t: t, conn: testpg.Connect(t, d.DSN)}
+	conn, done := testpg.Connect(t, d.DSN), make(chan struct{})
+	t.Cleanup(func() { <-done })
+	go func() {
+		defer close(done)
+		a.watch(t.Context(), conn)
+	}()
+	return a
 }
 
+// watch asks the server how long the application has been waiting for us: what a
+// statement takes is the machine's speed as well.
+func (a *application) watch(ctx context.Context, conn *pgx.Conn) {
+	for pause(ctx, 20*time.Millisecond) == nil {
+		var ms int64
+		err := conn.QueryRow(ctx, `SELECT coalesce(max(extract(epoch FROM clock_timestamp() - w.waitstart) * 1000), 0)::int8 FROM pg_locks w
+			WHERE NOT w.granted AND w.pid = $1 AND EXISTS (SELECT FROM pg_stat_activity o
+				WHERE o.pid = ANY (pg_blocking_pids(w.pid)) AND o.application_name LIKE 'lifeboat%')`, int32(a.conn.PgConn().PID())).Scan(&ms)
+		if err != nil {
+			if ctx.Err() == nil {
+				a.t.Errorf("watch the application: %v", err)
+			}
+			return
+		}
+		a.mu.Lock()
+		a.waits = max(a.waits, time.Duration(ms)*time.Millisecond)
+		a.mu.Unlock()
+	}
+}
+
+// exec runs a statement and gives how long it waited for us.
 func (a *application) exec(sql string) time.Duration {
-	start := time.Now()
+	a.mu.Lock()
+	a.waits = 0
+	a.mu.Unlock()
 	_, err := a.conn.Exec(context.Background(), sql, pgx.QueryExecModeSimpleProtocol)
-	took := time.Since(start)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.count++
-	a.longest = max(a.longest, took)
+	a.longest = max(a.longest, a.waits)
 	if err != nil {
 		a.t.Errorf("the application's %s: %v", sql, err)
 	}
-	if took > harm {
-		a.t.Errorf("the application's %s took %s", sql, took)
+	if a.waits > harm {
+		a.t.Errorf("the application's %s waited %s for us", sql, a.waits)
 	}
-	return took
+	return a.waits
 }
 
 // again calls f until it says something else than to try again later.
@@ -171,7 +201,7 @@ func TestC6_ClientAltersTwoTables(t *testing.T) {
 		app.exec(map[bool]string{true: "SELECT pg_sleep(0.8)", false: "SELECT pg_sleep(0.05)"}[i%8 == 7])
 	}
 	wg.Wait()
-	t.Logf("the application ran %d statements, the longest %s; we did %v", app.count, app.longest, did)
+	t.Logf("the application ran %d statements and waited %s at most; we did %v", app.count, app.longest, did)
 	if strings.Contains(d.Log(5000), "deadlock detected") {
 		t.Error("the server detected a deadlock")
 	}
@@ -232,7 +262,6 @@ func TestC6_ClientAltersBesideDumps(t *testing.T) {
 			first, second = second, first
 		}
 		app.exec("SELECT pg_sleep(0.02 + random() * " + map[bool]string{true: "1.2", false: "0.3"}[i%5 == 0] + ")")
-		app.longest = min(app.longest, harm) // not the sleep
 		app.exec("BEGIN")
 		app.exec("ALTER TABLE " + first + " ADD x int")
 		app.exec("ALTER TABLE " + second + " ADD x int")
@@ -335,12 +364,10 @@ func TestServerFreesAStoppedAgent(t *testing.T) {
 		t.Fatal(err)
 	}
 	start := time.Now()
-	d.Exec(t, "ALTER TABLE t ADD x int")
-	if took := time.Since(start); took > 12*time.Second {
-		t.Errorf("ALTER waited %s", took)
-	} else {
-		t.Logf("ALTER waited %s", took)
+	if _, err := d.Try(t, "SET lock_timeout = '1min'; ALTER TABLE t ADD x int"); err != nil { // tcp_user_timeout is 5 s
+		t.Errorf("ALTER beside a stopped agent: %v", err)
 	}
+	t.Logf("ALTER waited %s", time.Since(start))
 }
 
 // Commits wait for a standby that is not there; ours do not.
@@ -350,9 +377,8 @@ func TestAbsentSynchronousStandby(t *testing.T) {
 	d.Exec(t, "CREATE TABLE t (id int PRIMARY KEY, v text)", "CREATE TABLE u (id int)", "INSERT INTO t VALUES (1, 'x')")
 	s := sourceOf(t, d, "")
 	c.SetConf(t, "synchronous_standby_names", "missing")
-	ctx, stop := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, stop := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer stop()
-	start := time.Now()
 	if err := s.CreatePublication(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -371,7 +397,7 @@ func TestAbsentSynchronousStandby(t *testing.T) {
 		defer close(gone)
 		_, _ = hang.Exec(ctx, "SET application_name = 'hanging'; INSERT INTO t VALUES (2, 'y')", pgx.QueryExecModeSimpleProtocol)
 	}()
-	testpg.WaitFor(t, 10*time.Second, "a commit that hangs", func() bool {
+	testpg.WaitFor(t, 2*time.Minute, "a commit that hangs", func() bool {
 		return len(d.Query(t, "SELECT FROM pg_stat_activity WHERE application_name = 'hanging' AND wait_event = 'SyncRep'")) == 1
 	})
 	var b bag
@@ -393,9 +419,6 @@ func TestAbsentSynchronousStandby(t *testing.T) {
 	}
 	if err := s.Leave(ctx, tab); !errors.Is(err, ErrBusy) && err != nil {
 		t.Error(err)
-	}
-	if took := time.Since(start); took > 15*time.Second {
-		t.Errorf("all of it took %s", took)
 	}
 	c.SetConf(t, "synchronous_standby_names", "")
 	<-gone

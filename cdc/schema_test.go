@@ -28,7 +28,7 @@ func TestDumpSchema(t *testing.T) {
 			t.Errorf("at the first look: %v", err)
 		}
 		var got *Dump
-		testpg.WaitFor(t, 5*time.Second, "a quiet schema", func() bool {
+		testpg.WaitFor(t, 2*time.Minute, "a quiet schema", func() bool {
 			var err error
 			got, err = s.DumpSchema(t.Context(), o)
 			if err != nil && !errors.Is(err, ErrBusy) {

@@ -73,7 +73,7 @@ func TestC4_SlotErrors(t *testing.T) {
 		t.Error(err)
 	}
 	st.Close()
-	testpg.WaitFor(t, 10*time.Second, "the slot to be free", func() bool {
+	testpg.WaitFor(t, 2*time.Minute, "the slot to be free", func() bool {
 		slot, err := s.Slot(t.Context())
 		return err == nil && slot.ActivePID == 0
 	})

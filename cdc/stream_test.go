@@ -162,7 +162,7 @@ func confirmed(t testing.TB, s *Source) record.LSN {
 
 func wait(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	testpg.WaitFor(t, 30*time.Second, what, ok)
+	testpg.WaitFor(t, 2*time.Minute, what, ok)
 }
 
 // TestC1_KeepalivesNeverMoveTheSlot: with a short wal_sender_timeout the server
@@ -170,7 +170,7 @@ func wait(t testing.TB, what string, ok func() bool) {
 // last Confirm left it.
 func TestC1_KeepalivesNeverMoveTheSlot(t *testing.T) {
 	d := testpg.Shared(t, 18).Database(t)
-	s := ready(t, d, "ALTER DATABASE "+d.Name+" SET wal_sender_timeout = '1s'", "CREATE TABLE t (i int)")
+	s := ready(t, d, "ALTER DATABASE "+d.Name+" SET wal_sender_timeout = '3s'", "CREATE TABLE t (i int)")
 	other := testpg.Shared(t, 18).Database(t)
 	h := &tape{}
 	st, stop := play(t, s, h, StreamOptions{})

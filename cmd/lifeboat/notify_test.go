@@ -103,7 +103,7 @@ func TestNotifier(t *testing.T) {
 	}
 	n.stopping()
 	want := []string{"READY=1", "WATCHDOG=1", "WATCHDOG=1", "WATCHDOG=1", "WATCHDOG=1", "STOPPING=1"}
-	testpg.WaitFor(t, 10*time.Second, "the last word", func() bool { return slices.Contains(m.told(), "STOPPING=1") })
+	testpg.WaitFor(t, 2*time.Minute, "the last word", func() bool { return slices.Contains(m.told(), "STOPPING=1") })
 	if have := m.told(); !slices.Equal(have, want) {
 		t.Errorf("told %q, want %q", have, want)
 	}
@@ -112,7 +112,7 @@ func TestNotifier(t *testing.T) {
 	n = newNotifier(func() time.Time { return now })
 	n.progress()
 	n.ready()
-	testpg.WaitFor(t, 10*time.Second, "ready", func() bool { return len(m.told()) > len(want) })
+	testpg.WaitFor(t, 2*time.Minute, "ready", func() bool { return len(m.told()) > len(want) })
 	if have := m.told()[len(want):]; !slices.Equal(have, []string{"READY=1"}) {
 		t.Errorf("told %q without a watchdog, want READY=1", have)
 	}

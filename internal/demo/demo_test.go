@@ -198,13 +198,13 @@ func interrupted(t *testing.T, story []string, log string, least int) {
 		}
 		return false
 	})
-	testpg.WaitFor(t, time.Minute, "all of its processes", func() bool { return len(runningIn(dir)) >= least })
+	testpg.WaitFor(t, 2*time.Minute, "all of its processes", func() bool { return len(runningIn(dir)) >= least })
 	if err := cmd.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
 	}
 	select {
 	case <-done:
-	case <-time.After(time.Minute):
+	case <-time.After(2 * time.Minute):
 		t.Fatalf("does not end:\n%s", out)
 	}
 	if code := cmd.ProcessState.ExitCode(); code != 130 {

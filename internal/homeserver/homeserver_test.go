@@ -89,7 +89,7 @@ func TestBoot(t *testing.T) {
 	if again.Running() {
 		t.Error("it runs after Kill")
 	}
-	testpg.WaitFor(t, time.Second, "the port to be free", func() bool {
+	testpg.WaitFor(t, 2*time.Minute, "the port to be free", func() bool {
 		_, err := alice.Sync(ctx, "", 0)
 		return err != nil
 	})

@@ -85,7 +85,7 @@ func (l *lab) adopt(parent history.Parent) *child {
 	l.t.Helper()
 	before := l.stored()
 	k := l.start(func(c *childConfig) { c.Adopt = true })
-	l.until(time.Minute, "the branch of "+parent.Trace(), func(v *history.View) bool { return v.ID != parent.ID && v.Ready })
+	l.until(2*time.Minute, "the branch of "+parent.Trace(), func(v *history.View) bool { return v.ID != parent.ID && v.Ready })
 	v := l.view()
 	if p := v.Epochs[0].Parent; p == nil || *p != parent {
 		l.t.Errorf("the branch says that its parent is %+v, want %+v", p, parent)
@@ -141,7 +141,7 @@ func TestAdoptRestored(t *testing.T) {
 	old := l.child.Source.Slot
 	l.follow(first, old)
 	refused := l.start(func(c *childConfig) { c.Adopt = true })
-	if code := refused.Wait(t, time.Minute); code == 0 || !strings.Contains(refused.Output(), "`slot: "+old+"_2`") {
+	if code := refused.Wait(t, 2*time.Minute); code == 0 || !strings.Contains(refused.Output(), "`slot: "+old+"_2`") {
 		t.Errorf("a taken slot: %d: %s", code, refused.Output())
 	}
 	if l.lineage() != root {
@@ -224,7 +224,7 @@ func TestAdoptSame(t *testing.T) {
 		t.Fatal(err)
 	}
 	k = l.start(func(c *childConfig) { c.Adopt = true })
-	testpg.WaitFor(t, time.Minute, "the third lineage", func() bool {
+	testpg.WaitFor(t, 2*time.Minute, "the third lineage", func() bool {
 		id, err := agent.Lineage(l.child.State)
 		return err == nil && id != second.ID
 	})

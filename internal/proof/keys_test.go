@@ -51,12 +51,12 @@ func TestKeys(t *testing.T) {
 	}
 	k.Stop(t)
 	k = l.start(nil) // what grew is found at the start
-	l.until(time.Minute, "a refresh", func(v *history.View) bool { return len(v.Bases) > bases })
+	l.until(2*time.Minute, "a refresh", func(v *history.View) bool { return len(v.Bases) > bases })
 	for i := range 4 { // the refresh is in an epoch that ends
 		write()
 		l.mark("after " + string(rune('a'+i)))
 	}
-	l.until(time.Minute, "merges", func(v *history.View) bool {
+	l.until(2*time.Minute, "merges", func(v *history.View) bool {
 		return len(v.Histories) >= 3 && v.Histories[len(v.Histories)-1].KeyEpoch+1 == v.Head.Epoch
 	})
 	k.Stop(t)

@@ -27,6 +27,7 @@ type lab struct {
 	repo     *history.Repository
 	operator *history.Secrets
 	child    childConfig
+	agent    *child // the one started last
 }
 
 // soakTime is how long a random test goes on; 0: once.
@@ -121,7 +122,8 @@ func (l *lab) start(change func(*childConfig)) *child {
 	if change != nil {
 		change(&c)
 	}
-	return testpg.StartChild(l.t, l.dir, "agent", childEnv, c)
+	l.agent = testpg.StartChild(l.t, l.dir, "agent", childEnv, c)
+	return l.agent
 }
 
 // view is the picture of an operator.
@@ -142,24 +144,29 @@ func (l *lab) load() (*history.View, error) {
 	return log.Load(context.Background())
 }
 
-// until waits for the log to be as ok says.
+// until waits for the log to be as ok says. An agent that has ended will not make it so.
 func (l *lab) until(d time.Duration, what string, ok func(v *history.View) bool) {
 	l.t.Helper()
 	testpg.WaitFor(l.t, d, what, func() bool {
+		ended := l.agent != nil && l.agent.Ended()
 		v, err := l.load()
 		if err != nil {
-			if errors.Is(err, history.ErrNoLineage) {
+			if errors.Is(err, history.ErrNoLineage) && !ended {
 				return false
 			}
 			l.t.Fatal(err)
 		}
-		return ok(v)
+		done := ok(v)
+		if !done && ended {
+			l.t.Fatalf("%s: the agent ended with %d:\n%s", what, l.agent.Code(), l.agent.Tail(25))
+		}
+		return done
 	})
 }
 
 func (l *lab) ready() {
 	l.t.Helper()
-	l.until(time.Minute, "the first bases", func(v *history.View) bool { return v.Ready })
+	l.until(2*time.Minute, "the first bases", func(v *history.View) bool { return v.Ready })
 }
 
 // mark waits until everything committed so far is durable.

@@ -31,7 +31,7 @@ func TestTakeoverFences(t *testing.T) {
 
 	refused := second()
 	l.db.Exec(t, "UPDATE k SET v = 'while two run' WHERE id < 50")
-	if code := refused.Wait(t, 90*time.Second); code != exitLater {
+	if code := refused.Wait(t, 2*time.Minute); code != exitLater {
 		t.Errorf("a second agent ends with %d, want %d:\n%s", code, exitLater, refused.Tail(5))
 	}
 	l.mark("two")
@@ -43,11 +43,11 @@ func TestTakeoverFences(t *testing.T) {
 		rows := l.cluster.Query(t, "SELECT coalesce(active_pid, 0) FROM pg_replication_slots WHERE slot_name = '"+l.db.Name+"'")
 		return rows[0][0]
 	}
-	testpg.WaitFor(t, time.Minute, "the first agent to stream", func() bool {
+	testpg.WaitFor(t, 2*time.Minute, "the first agent to stream", func() bool {
 		return active() != "0" && strings.Contains(first.Output(), "msg=streaming")
 	})
 	l.db.Exec(t, "UPDATE k SET v = 'in its hands' WHERE id > 50")
-	testpg.WaitFor(t, time.Minute, "the first agent to be sent the commit", func() bool {
+	testpg.WaitFor(t, 2*time.Minute, "the first agent to be sent the commit", func() bool {
 		return l.cluster.Query(t, "SELECT count(*) FROM pg_stat_replication r JOIN pg_replication_slots s ON s.active_pid = r.pid WHERE s.slot_name = '"+l.db.Name+"' AND r.sent_lsn >= pg_current_wal_flush_lsn()")[0][0] == "1"
 	})
 	first.Signal(t, syscall.SIGSTOP)
@@ -55,11 +55,11 @@ func TestTakeoverFences(t *testing.T) {
 	l.db.Exec(t, "SELECT pg_terminate_backend("+pid+", 10000)")
 	epochs := len(l.view().Epochs)
 	taker := second()
-	l.until(time.Minute, "the takeover", func(v *history.View) bool { return len(v.Epochs) > epochs })
+	l.until(2*time.Minute, "the takeover", func(v *history.View) bool { return len(v.Epochs) > epochs })
 	l.db.Exec(t, "INSERT INTO k VALUES (1000, 'after the takeover')")
 	l.mark("taken")
 	first.Signal(t, syscall.SIGCONT)
-	code := first.Wait(t, 90*time.Second)
+	code := first.Wait(t, 2*time.Minute)
 	if code != exitFenced && code != exitLater {
 		t.Errorf("the first agent ends with %d, want %d or %d:\n%s", code, exitFenced, exitLater, first.Tail(10))
 	}

@@ -142,7 +142,7 @@ func (d *dialogue) note(from, to *homeserver.Client, body string) {
 // much newer than the server it is. Without a note it syncs once.
 func (d *dialogue) hear(c *homeserver.Client, body string) {
 	d.t.Helper()
-	testpg.WaitFor(d.t, 30*time.Second, "the note "+body+" to reach "+c.UserID, func() bool {
+	testpg.WaitFor(d.t, 2*time.Minute, "the note "+body+" to reach "+c.UserID, func() bool {
 		u, err := c.Sync(d.t.Context(), d.since, time.Second)
 		if err != nil {
 			d.t.Fatal(err)
@@ -166,7 +166,7 @@ func (d *dialogue) arrive(clients ...*homeserver.Client) {
 				d.t.Logf("%s misses %d of %d messages", c.UserID, len(missing), len(d.ids))
 			}
 		}()
-		testpg.WaitFor(d.t, time.Minute, "every message to reach "+c.UserID, func() bool {
+		testpg.WaitFor(d.t, 2*time.Minute, "every message to reach "+c.UserID, func() bool {
 			events, err := c.Messages(d.t.Context(), d.room, 500)
 			if err != nil {
 				d.t.Fatal(err)

@@ -22,7 +22,8 @@ type Child struct {
 	// Done is closed when it has ended.
 	Done <-chan struct{}
 
-	code int // of exit; valid after Done
+	code  int  // of exit; valid after Done
+	meant bool // that it has ended: the test asked for it, or saw it
 }
 
 // StartChild starts one below dir. The configuration is written as JSON into a file
@@ -71,9 +72,9 @@ func StartChild(t testing.TB, dir, what, env string, config any) *Child {
 	}
 	k.PID = cmd.Process.Pid
 	t.Cleanup(func() {
-		alive := !k.Ended()
+		meant := k.meant
 		k.Kill()
-		if t.Failed() && alive {
+		if t.Failed() && !meant {
 			t.Logf("the end of %s:\n%s", filepath.Base(k.Log), k.Tail(25))
 		}
 	})
@@ -108,11 +109,13 @@ func (k *Child) Ended() bool {
 // Code is the exit code of a child that has ended, -1 when a signal ended it.
 func (k *Child) Code() int {
 	<-k.Done
+	k.meant = true
 	return k.code
 }
 
 // Kill is SIGKILL; it returns when the process is gone.
 func (k *Child) Kill() {
+	k.meant = true
 	if !k.Ended() {
 		_ = syscall.Kill(k.PID, syscall.SIGKILL)
 	}
@@ -130,6 +133,7 @@ func (k *Child) Signal(t testing.TB, s syscall.Signal) {
 // Wait gives the exit code, and fails the test when it does not end in time.
 func (k *Child) Wait(t testing.TB, d time.Duration) int {
 	t.Helper()
+	k.meant = true // what it said stands below if it did not
 	select {
 	case <-k.Done:
 	case <-time.After(d):
@@ -142,6 +146,7 @@ func (k *Child) Wait(t testing.TB, d time.Duration) int {
 func (k *Child) Stop(t testing.TB) {
 	t.Helper()
 	if k.Ended() {
+		k.meant = true
 		t.Errorf("the child ended by itself with %d:\n%s", k.code, k.Tail(25))
 		return
 	}

@@ -274,7 +274,7 @@ func (c *Cluster) SetConf(t testing.TB, name, value string) {
 	before := c.query(t, "postgres", "SELECT pg_conf_load_time()::text")
 	// pg_conf_load_time has microseconds: two reloads never share one.
 	c.query(t, "postgres", "SELECT pg_reload_conf()")
-	WaitFor(t, 10*time.Second, "the reload of the configuration", func() bool {
+	WaitFor(t, 2*time.Minute, "the reload of the configuration", func() bool {
 		return c.query(t, "postgres", "SELECT pg_conf_load_time()::text")[0][0] != before[0][0]
 	})
 }

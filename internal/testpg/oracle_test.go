@@ -68,12 +68,12 @@ func TestOracleUnderLoad(t *testing.T) {
 			return d.Query(t, "SELECT coalesce(sum(n_tup_ins), 0) > 1000 FROM pg_stat_user_tables")[0][0] == "t"
 		}
 		step("1")
-		WaitFor(t, time.Minute, "some load", busy)
+		WaitFor(t, 2*time.Minute, "some load", busy)
 		step("2")
 		c.Kill(t)
 		c.Restart(t, "fast")
 		step("3")
-		WaitFor(t, time.Minute, "more load", busy)
+		WaitFor(t, 2*time.Minute, "more load", busy)
 		cancel()
 		n := <-counts
 		if len(n.Failures) > 0 {

@@ -97,7 +97,7 @@ func TestServersEndWithTheProcess(t *testing.T) {
 		}
 		_ = cmd.Process.Signal(s)
 		_ = cmd.Wait()
-		WaitFor(t, 10*time.Second, "the server to end", func() bool { return syscall.Kill(pid, 0) == syscall.ESRCH || zombie(pid) })
+		WaitFor(t, 2*time.Minute, "the server to end", func() bool { return syscall.Kill(pid, 0) == syscall.ESRCH || zombie(pid) })
 		sweep()
 		if _, err := os.Stat(root); err == nil {
 			t.Errorf("%s is still there", root)
