@@ -72,7 +72,12 @@ func (a *archived) job(t ImportTable, at [2]string, have []string) (*tableJob, e
 		}
 		target.Columns = append(target.Columns, record.Column{Name: c})
 	}
+	gap := ""
+	if a.Archive != nil {
+		gap = a.Archive.Point.Gaps[at[0]+"."+at[1]]
+	}
 	return &tableJob{
+		plan: TablePlan{Incomplete: gap},
 		job:  job{merge: &merge{name: t.Table, digest: t.digest}},
 		base: &history.Base{Relation: record.Relation{Name: t.Table}, Bytes: t.Bytes}, target: target, proof: ProofArchive,
 	}, nil

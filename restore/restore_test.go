@@ -375,6 +375,16 @@ func TestOlderTargetForeignRoles(t *testing.T) {
 		t.Fatal(err, report)
 	}
 	l.equal(d, want)
+	// An archive has no owners: all belongs to who imports.
+	file := write(t, "a.tar", contents(t, must[*Spool](t)(l.spoolAt("latest", Options{}))))
+	older, owned := testpg.Shared(t, 15).Database(t), l.src.Cluster.Database(t)
+	owned.Exec(t, `ALTER DATABASE `+owned.Name+` OWNER TO owner15`)
+	owned.DSN = owned.As("owner15")
+	for _, d := range []*testpg.Database{older, owned} {
+		_, err = importInto(t, file, d, ImportOptions{}, nil)
+		check(t, err)
+		l.equal(d, want)
+	}
 }
 
 // TestAcceptIncomplete: a table without a copy stays empty, one whose columns
