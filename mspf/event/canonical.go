@@ -18,7 +18,10 @@ var ErrCanonical = errors.New("no canonical JSON")
 // "Canonical JSON"). Floats, which only room versions below 6 allow, are spelled as
 // Python spells them, because the servers that signed such events did. Errors are
 // [ErrCanonical].
-func Canonical(v any) ([]byte, error) { return appendCanonical(nil, v, 1) }
+func Canonical(v any) ([]byte, error) { return appendCanonical(make([]byte, 0, usual), v, 1) }
+
+// usual is how many bytes most events have.
+const usual = 1 << 10
 
 func appendCanonical(b []byte, v any, depth int) ([]byte, error) {
 	if depth > MaxDepth+8 {
@@ -61,7 +64,8 @@ func appendArray(b []byte, list []any, depth int) (_ []byte, err error) {
 }
 
 func appendObject(b []byte, m map[string]any, depth int) (_ []byte, err error) {
-	keys := make([]string, 0, len(m))
+	var few [16]string // on the stack
+	keys := few[:0]
 	for k := range m {
 		keys = append(keys, k)
 	}
@@ -88,27 +92,32 @@ func appendString(b []byte, s string) ([]byte, error) {
 	}
 	const hex = "0123456789abcdef"
 	b = append(b, '"')
+	done := 0
 	for i := 0; i < len(s); i++ {
-		switch c := s[i]; {
-		case c == '"' || c == '\\':
+		c := s[i]
+		if c >= ' ' && c != '"' && c != '\\' {
+			continue
+		}
+		b = append(b, s[done:i]...)
+		done = i + 1
+		switch c {
+		case '"', '\\':
 			b = append(b, '\\', c)
-		case c >= ' ':
-			b = append(b, c)
-		case c == '\b':
+		case '\b':
 			b = append(b, '\\', 'b')
-		case c == '\f':
+		case '\f':
 			b = append(b, '\\', 'f')
-		case c == '\n':
+		case '\n':
 			b = append(b, '\\', 'n')
-		case c == '\r':
+		case '\r':
 			b = append(b, '\\', 'r')
-		case c == '\t':
+		case '\t':
 			b = append(b, '\\', 't')
 		default:
 			b = append(b, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
 		}
 	}
-	return append(b, '"'), nil
+	return append(append(b, s[done:]...), '"'), nil
 }
 
 // appendFloat spells as Python's repr: the shortest digits that read back, an

@@ -76,9 +76,14 @@ func (p *parser) literal(s string) error {
 }
 
 func (p *parser) object(depth int) (any, error) {
-	m := map[string]any{}
 	if p.take('}') {
-		return m, nil
+		return map[string]any{}, nil
+	}
+	var m map[string]any
+	if depth == 1 {
+		m = make(map[string]any, 16) // an event has more than eight keys
+	} else {
+		m = make(map[string]any, 4)
 	}
 	for {
 		if p.space(); p.at >= len(p.text) || p.text[p.at] != '"' {
@@ -151,6 +156,16 @@ func (p *parser) number() (any, error) {
 			return nil, p.fail("no digits in the exponent")
 		}
 	}
+	if text := p.text[start:p.at]; len(text) <= 15 && bytes.IndexAny(text, ".eE") < 0 {
+		n := int64(0)
+		for _, c := range bytes.TrimPrefix(text, []byte("-")) {
+			n = 10*n + int64(c-'0')
+		}
+		if text[0] == '-' {
+			n = -n
+		}
+		return n, nil
+	}
 	n, err := number(string(p.text[start:p.at]))
 	if i, ok := n.(int64); !ok || i < -maxExact || i > maxExact {
 		p.exact = false
@@ -169,7 +184,7 @@ func (p *parser) str() (string, error) {
 			s := p.text[start:p.at]
 			p.at++
 			if utf8.Valid(s) {
-				return string(s), nil
+				return shared(s), nil
 			}
 			p.at = start
 			return p.escaped(nil)
@@ -186,6 +201,53 @@ func (p *parser) str() (string, error) {
 		p.at++
 	}
 	return "", p.fail("it ends inside a string")
+}
+
+// shared makes a string of bytes, without a copy of those that every event has.
+func shared(b []byte) string {
+	switch string(b) {
+	case "auth_events":
+		return "auth_events"
+	case "body":
+		return "body"
+	case "content":
+		return "content"
+	case "depth":
+		return "depth"
+	case "hashes":
+		return "hashes"
+	case "membership":
+		return "membership"
+	case "msgtype":
+		return "msgtype"
+	case "m.room.member":
+		return "m.room.member"
+	case "m.room.message":
+		return "m.room.message"
+	case "m.text":
+		return "m.text"
+	case "origin":
+		return "origin"
+	case "origin_server_ts":
+		return "origin_server_ts"
+	case "prev_events":
+		return "prev_events"
+	case "room_id":
+		return "room_id"
+	case "sender":
+		return "sender"
+	case "sha256":
+		return "sha256"
+	case "signatures":
+		return "signatures"
+	case "state_key":
+		return "state_key"
+	case "type":
+		return "type"
+	case "unsigned":
+		return "unsigned"
+	}
+	return string(b)
 }
 
 // escaped goes on with a string that is not its bytes.

@@ -108,10 +108,19 @@ type join struct {
 	b                  *builder
 	events, redactions *spill.Sorter   // by event, by redaction
 	banned             map[string]bool // events that redact what a user sent
+
+	key   []byte // used again for every row
+	value fields
 }
 
 func (j *join) event(id string, part byte, f fields) error {
 	return j.events.Add(append(key(id), part), f)
+}
+
+// row is event for a row whose first column is the id.
+func (j *join) row(r *row, part byte) error {
+	j.key = append(r.append(j.key[:0], 0), 0, part)
+	return j.events.Add(j.key, j.value)
 }
 
 // texts gathers the events themselves.
@@ -123,11 +132,11 @@ func (j *join) texts() error {
 		if err := j.b.meet(r); err != nil {
 			return err
 		}
-		id := r.text(0)
-		if err := j.event(id, partText, fields{}.text(r.text(1)).bytes(r.bytes(2)).bytes(r.bytes(3))); err != nil {
+		j.value = j.value[:0].column(r, 1).column(r, 2).column(r, 3)
+		if err := j.row(r, partText); err != nil {
 			return err
 		}
-		if err := j.recheck(id, r); err != nil {
+		if err := j.recheck(r); err != nil {
 			return err
 		}
 	}
@@ -165,8 +174,8 @@ func (j *join) eventRows() error {
 		if x := j.b.rooms[string(r.fields[7])]; x != nil && !x.stateful && !j.b.local(sender) {
 			x.shared = true // who is in it nobody here knows any more
 		}
-		f := fields{}.text(kind).text(sender).int(r.int(3)).int(r.int(4)).bool(r.bool(5)).text(r.text(6))
-		if err := j.event(id, partRow, f); err != nil {
+		j.value = j.value[:0].text(kind).text(sender).int(r.int(3)).int(r.int(4)).bool(r.bool(5)).text(r.text(6))
+		if err := j.row(r, partRow); err != nil {
 			return err
 		}
 		if kind != "m.room.redaction" && !j.banned[id] {

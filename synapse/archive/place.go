@@ -150,7 +150,7 @@ func (b *builder) signature(e *stored, tree map[string]any, signed []byte, signa
 // placeOf sorts rooms of this server alone first, which nobody else has; in a room the
 // create event, then by depth, then in the order in which the events came.
 func (b *builder) placeOf(e *stored, r *room, tree map[string]any) []byte {
-	k := []byte{0}
+	k := append(make([]byte, 0, len(e.room)+len(e.id)+24), 0)
 	if r.shared {
 		k[0] = 1
 	}
@@ -179,15 +179,18 @@ func roomOf(k []byte) int {
 // (state/__init__.py, calculate_context_info).
 func (b *builder) references(e *stored, tree map[string]any, replaced string, m *mspf.EventMeta) fields {
 	state, is := tree["state_key"].(string)
-	f := fields{}.bool(m.Outlier || m.OutOfBand || m.Rejected != "").bool(is)
+	prev, auth := event.References(tree, "prev_events"), event.References(tree, "auth_events")
+	f := make(fields, 0, 8*(len(prev)+len(auth))+32)
+	f = f.bool(m.Outlier || m.OutOfBand || m.Rejected != "").bool(is)
 	if is {
 		f = f.text(e.kind).text(state).text(replaced)
 	}
 	f = binary.BigEndian.AppendUint64(f, b.hash(e.id))
-	prev, auth := event.References(tree, "prev_events"), event.References(tree, "auth_events")
 	f = f.int(int64(len(prev)))
-	for _, id := range append(prev, auth...) {
-		f = binary.BigEndian.AppendUint64(f, b.hash(id))
+	for _, ids := range [][]string{prev, auth} {
+		for _, id := range ids {
+			f = binary.BigEndian.AppendUint64(f, b.hash(id))
+		}
 	}
 	return f
 }
@@ -195,7 +198,7 @@ func (b *builder) references(e *stored, tree map[string]any, replaced string, m 
 func (b *builder) hash(id string) uint64 { return maphash.String(b.seed, id) }
 
 func encodeEvent(m *mspf.EventMeta, text []byte) fields {
-	return fields{}.bytes(text).text(m.EventID).int(m.StreamOrdering).int(m.ReceivedTS).bool(m.Outlier).text(m.Rejected).bool(m.SoftFailed).
+	return make(fields, 0, len(text)+len(m.Rejected)+256).bytes(text).text(m.EventID).int(m.StreamOrdering).int(m.ReceivedTS).bool(m.Outlier).text(m.Rejected).bool(m.SoftFailed).
 		bool(m.OutOfBand).bool(m.Censored).text(m.Policy).text(m.RedactedBy).text(m.TxnID).text(m.DeviceID)
 }
 

@@ -126,13 +126,13 @@ func (j *join) redacting() error {
 }
 
 // recheck notes that a redaction is allowed only from a user of the same server.
-func (j *join) recheck(id string, r *row) error {
+func (j *join) recheck(r *row) error {
 	if !bytes.Contains(r.fields[2], []byte("recheck_redaction")) {
 		return nil
 	}
 	tree, _ := r.object(2)
 	recheck, _ := tree["recheck_redaction"].(bool)
-	return j.redactions.Add(append(key(id), redactionMeta), fields{}.bool(recheck))
+	return j.redactions.Add(append(key(r.text(0)), redactionMeta), fields{}.bool(recheck))
 }
 
 // redactedBy gives the id of the event that takes another back; "" when none does.

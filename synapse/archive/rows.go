@@ -83,6 +83,14 @@ func (r *row) bytes(i int) []byte {
 	return record.AppendUnescaped(make([]byte, 0, len(r.fields[i])), r.fields[i])
 }
 
+// append appends a text; nothing for NULL.
+func (r *row) append(dst []byte, i int) []byte {
+	if r.null(i) {
+		return dst
+	}
+	return record.AppendUnescaped(dst, r.fields[i])
+}
+
 // text gives a text; "" for NULL.
 func (r *row) text(i int) string { return string(r.bytes(i)) }
 
@@ -162,6 +170,24 @@ func (f fields) text(s string) fields {
 func (f fields) bytes(b []byte) fields {
 	return append(binary.AppendUvarint(f, uint64(len(b))), b...)
 }
+
+// column appends a text of a row, without a copy of its own.
+func (f fields) column(r *row, i int) fields {
+	f = append(f, 0, 0, 0, 0)
+	n := len(f)
+	if f = r.append(f, i); len(f)-n >= 1<<28 {
+		r.fail(i, "a text of this homeserver")
+		return f[:n-4].text("")
+	}
+	putUvarint4(f[n-4:n], uint64(len(f)-n))
+	return f
+}
+
+// putUvarint4 writes a number below 1<<28 in four bytes, which a reader of uvarints takes.
+func putUvarint4(dst []byte, n uint64) {
+	dst[0], dst[1], dst[2], dst[3] = byte(n)|0x80, byte(n>>7)|0x80, byte(n>>14)|0x80, byte(n>>21)
+}
+
 func (f fields) int(n int64) fields { return binary.AppendVarint(f, n) }
 
 func (f fields) bool(v bool) fields {
