@@ -20,8 +20,10 @@ type groupState struct {
 
 // prepareStates finds the state before each event that follows a gap.
 func (b *builder) prepareStates(c *mspf.Contents) error {
+	// Read only where there is a gap; state_groups not even then: it says which room and
+	// event a group is of, and that is what a gap begins with.
 	for _, table := range []string{"event_to_state_groups", "state_groups", "state_group_edges", "state_groups_state"} {
-		b.read[table] = true // read only where there is a gap
+		b.read[table] = true
 	}
 	c.States = func(func(mspf.RoomState, error) bool) {}
 	if len(b.gaps) == 0 {
