@@ -76,6 +76,9 @@ func newLab(t testing.TB, major int, schema ...string) *lab {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := os.WriteFile(filepath.Join(l.dir, "operator.age"), []byte(id.String()+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	if os.Getenv("LIFEBOAT_KEEP") != "" {
 		b, err := l.operator.Marshal()
 		if err != nil {

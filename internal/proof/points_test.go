@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -78,6 +79,9 @@ func choose(rng *rand.Rand, v *history.View, all []record.Transaction, n int) []
 // outcome counts what a list of points came to.
 type outcome struct{ exact, refused, tables int }
 
+// readAt is which of the exact points the second reader reads as well, which takes seconds.
+const readAt = 2
+
 // prove restores each point into a database of its own, and holds every table
 // against physical recovery to the same position. A point inside an incomplete
 // interval must be refused; then it is restored by consent, and the other tables
@@ -117,10 +121,15 @@ func (l *lab) prove(oracle *testpg.Oracle, points []point) outcome {
 		for _, d := range diff {
 			l.t.Errorf("at %s (%s), recovery is the first, the restore the second: %s", p.target, p.want, d)
 		}
+		read := map[string]string{}
 		for _, r := range report.Tables {
 			if r.Incomplete == "" {
 				sum.tables++
+				read[r.Table] = fmt.Sprintf("%d %d %d", r.Hash.Hi, r.Hash.Lo, r.Hash.Count)
 			}
+		}
+		if exact && sum.exact == readAt {
+			testpg.ReadStore(l.t, l.child.Repo, filepath.Join(l.dir, "operator.age"), v.ID.String(), p.want.String(), read)
 		}
 	}
 	return sum
