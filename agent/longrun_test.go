@@ -288,6 +288,29 @@ func TestHours(t *testing.T) {
 	}
 }
 
+// A table that is changed all the time is copied ever less often; after a rest it is
+// copied at once.
+func TestAgain(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	tab := table{copied: now.Add(-time.Hour)}
+	var gaps []int
+	for range 11 {
+		began := now
+		for !tab.again(now) {
+			now = now.Add(time.Second)
+		}
+		gaps = append(gaps, int(now.Sub(began).Seconds()))
+		tab.copied, now = now, now.Add(time.Second)
+	}
+	if fmt.Sprint(gaps) != "[0 0 9 29 69 149 309 629 1269 2549 3599]" {
+		t.Errorf("copied after %v seconds", gaps)
+	}
+	now = now.Add(5 * time.Hour)
+	if !tab.again(now) || tab.pause != 0 {
+		t.Errorf("after a rest it waits; pause %v", tab.pause)
+	}
+}
+
 func TestDueRound(t *testing.T) {
 	at := func(s string) record.Time {
 		v, err := time.Parse("2006-01-02 15:04", s)

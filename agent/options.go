@@ -67,7 +67,7 @@ type Tuning struct {
 	// Weekly and Monthly: a round of copies of all tables is made in each.
 	Weekly, Monthly bool
 	// RefreshMin is the size of records below which a table is not refreshed early;
-	// default 16 MiB.
+	// default 4 MiB.
 	RefreshMin int64
 	// Alarm is when a change of many rows is noted.
 	Alarm Alarm

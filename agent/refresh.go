@@ -104,12 +104,29 @@ func (a *agent) refreshDue() {
 	for _, t := range c.tables {
 		switch {
 		case t.wanted != "" || t.due != "" || t.proving || t.exactFrom == 0:
-		case int64(t.recordBytes) > max(a.o.Tuning.RefreshMin, t.baseBytes/2):
+		case int64(t.recordBytes) > max(a.o.Tuning.RefreshMin, t.baseBytes/2) && t.again(a.now()):
 			t.due = "its records outgrew its base"
 		case a.now().Sub(t.copied) > a.o.Tuning.soon():
 			t.due = "its proof is due"
 		}
 	}
+}
+
+// again reports whether a table that has outgrown its base may be copied now. One that
+// is changed all the time is copied ever less often, down to once an hour: each copy is
+// an entry that checkpoints carry.
+func (t *table) again(now time.Time) bool {
+	const least = 10 * time.Second
+	since := now.Sub(t.copied)
+	switch {
+	case since < t.pause:
+		return false
+	case since < 4*t.pause+least:
+		t.pause = min(2*t.pause+least, time.Hour)
+	default:
+		t.pause = 0
+	}
+	return true
 }
 
 // nextDue gives the table to copy anew now: of those that may be, the one whose copy

@@ -65,7 +65,7 @@ func (o Options) defaults() Options {
 		t.MergeSegments = 1000
 	}
 	if t.RefreshMin <= 0 {
-		t.RefreshMin = 16 << 20
+		t.RefreshMin = 4 << 20
 	}
 	if t.Alarm.Share <= 0 {
 		t.Alarm.Share = 0.3

@@ -34,6 +34,7 @@ type table struct {
 	watch     watch
 	exactFrom record.LSN
 	copied    time.Time
+	pause     time.Duration // after copied, see again
 
 	// open: an incomplete interval, from openFrom on, waits for a copy.
 	open     bool

@@ -102,7 +102,7 @@ func defaults() config {
 		Agent:    agent.SourceOptions{Slot: "lifeboat", Publication: "lifeboat", SchemaQuiet: 10 * time.Second},
 		Tuning: agent.Tuning{
 			RPO: 5 * time.Second, WALBudget: 2 << 30, MergeEvery: time.Hour, MergeSegments: 1000,
-			RefreshEvery: 14 * 24 * time.Hour, RefreshMin: 16 << 20, RefreshRate: 32 << 20, CopyMax: time.Hour, Workers: 2,
+			RefreshEvery: 14 * 24 * time.Hour, RefreshMin: 4 << 20, RefreshRate: 32 << 20, CopyMax: time.Hour, Workers: 2,
 			Alarm: agent.Alarm{Share: 0.3, Rows: 1000},
 		},
 	}

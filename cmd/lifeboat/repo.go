@@ -97,6 +97,7 @@ const (
 	priceList    = "Amazon's list price (S3 Standard, us-east-1)"
 	priceGBMonth = 0.023
 	pricePut     = 0.005 / 1000
+	priceGet     = 0.0004 / 1000
 	monthHours   = 730
 )
 
@@ -105,13 +106,16 @@ type cost struct {
 	Prices string `json:"prices"`
 	// Storage of what is there now.
 	Storage float64 `json:"storage_usd"`
-	// Requests when there is something to flush all the time: one PUT for each flush.
+	// Requests when there is something to flush all the time: one PUT for each flush,
+	// which a merge reads once, and a look at the tail each second.
 	Requests float64 `json:"requests_usd_at_most"`
 }
 
 func costOf(stored int64, rpo time.Duration) *cost {
-	puts := float64(monthHours*time.Hour) / float64(max(rpo, time.Millisecond))
-	return &cost{Prices: priceList, Storage: float64(stored) / 1e9 * priceGBMonth, Requests: puts * pricePut}
+	month := float64(monthHours * time.Hour)
+	puts := month / float64(max(rpo, time.Millisecond))
+	gets := puts + month/float64(min(max(rpo, time.Millisecond), time.Second))
+	return &cost{Prices: priceList, Storage: float64(stored) / 1e9 * priceGBMonth, Requests: puts*pricePut + gets*priceGet}
 }
 
 func (a *app) repoProbe(ctx context.Context) error {

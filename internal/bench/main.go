@@ -35,10 +35,11 @@ func main() {
 
 // options say what is measured, how often and at what size.
 type options struct {
-	pairs, changes, megabytes, seconds int
-	lifeboat, pg, dir                  string
-	only                               []string
-	keep                               bool
+	pairs, changes, updated, megabytes, seconds int
+
+	lifeboat, pg, dir string
+	only              []string
+	keep              bool
 }
 
 // bench is one run of the program.
@@ -77,6 +78,7 @@ func figures() []figure {
 		{"base", (*bench).base, 0, 30, 50},
 		{"memory", (*bench).memory, 1, 57, 0},
 		{"tps", (*bench).tps, 3, 20, 42},
+		{"updates", (*bench).updates, 3, 150, 8},
 		{"synapse", (*bench).synapse, 3, 120, 140},
 		{"objects", (*bench).objects, 3, 120, 36},
 		{"accident", (*bench).accident, 1, 80, 0},
@@ -87,11 +89,12 @@ func parse() (o options, err error) {
 	var only string
 	flag.IntVar(&o.pairs, "n", 5, "interleaved pairs per figure, of drain, tps, synapse and objects at most 3")
 	flag.IntVar(&o.changes, "changes", 1_000_000, "row changes to drain")
+	flag.IntVar(&o.updated, "updates", 5_000_000, "row updates between two restores")
 	flag.IntVar(&o.megabytes, "mb", 1200, "size of the database to copy and restore, in MB")
 	flag.IntVar(&o.seconds, "seconds", 10, "length of each pgbench run")
 	flag.StringVar(&o.lifeboat, "lifeboat", "./lifeboat", "the lifeboat binary")
 	flag.StringVar(&o.pg, "pg", filepath.Join(".tools", "pg18"), "folder of a PostgreSQL installation")
-	flag.StringVar(&only, "only", "drain,base,memory,tps,synapse,objects,accident", "figures to measure (base brings the restore)")
+	flag.StringVar(&only, "only", "drain,base,memory,tps,updates,synapse,objects,accident", "figures to measure (base brings the restore)")
 	flag.BoolVar(&o.keep, "keep", false, "keep the folder with its logs")
 	flag.Parse()
 	o.only = strings.Split(only, ",")

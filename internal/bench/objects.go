@@ -96,6 +96,11 @@ func (b *bench) durable(ctx context.Context, db string, srv *s3server.Server, rp
 	if _, err := b.end(a.child); err != nil {
 		return err
 	}
+	if rpo == time.Second {
+		if err := b.monthly(ctx, h); err != nil {
+			return err
+		}
+	}
 	return b.detach(ctx, h)
 }
 
