@@ -3,6 +3,7 @@ package mspf
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"maps"
 	"os"
 	"path/filepath"
@@ -250,5 +251,25 @@ func TestExample(t *testing.T) {
 	}
 	if !bytes.Equal(read(t, filepath.Join(fresh, Prefix+"integrity.json")), read(t, filepath.Join(path, Prefix+"integrity.json"))) {
 		t.Error("the integrity item differs")
+	}
+}
+
+// Who plans an import sees every element on the way, and may end it.
+func TestVerifyHandsOn(t *testing.T) {
+	path := written(t, "a.tar")
+	seen := map[string]int64{}
+	v, err := Verify(t.Context(), path, ReadOptions{}, func(e Element) error {
+		seen[e.Item]++
+		return nil
+	})
+	must(t, err)
+	for item, s := range v.Items {
+		if seen[item] != s.Elements {
+			t.Errorf("%d elements of %s, want %d", seen[item], item, s.Elements)
+		}
+	}
+	enough := errors.New("enough")
+	if _, err := Verify(t.Context(), path, ReadOptions{}, func(Element) error { return enough }); !errors.Is(err, enough) {
+		t.Errorf("ended with %v", err)
 	}
 }

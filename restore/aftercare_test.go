@@ -37,6 +37,15 @@ func homeserverDDL() []string {
 	}
 }
 
+// otherLocale makes a database that no Synapse starts on.
+func (l *lab) otherLocale() *testpg.Database {
+	l.t.Helper()
+	d := l.src.Cluster.Database(l.t)
+	l.src.Query(l.t, `DROP DATABASE `+d.Name)
+	l.src.Query(l.t, `CREATE DATABASE `+d.Name+` TEMPLATE template0 LC_COLLATE 'C.UTF-8'`)
+	return d
+}
+
 func TestRollbackOfASynapse(t *testing.T) {
 	l := newSource(t, homeserverDDL()...)
 	want := l.snapshotRows()
@@ -74,9 +83,7 @@ func TestRollbackOfASynapse(t *testing.T) {
 	}
 
 	// Synapse would not start there, and says so after hours of restore.
-	odd := l.src.Cluster.Database(t)
-	l.src.Query(t, `DROP DATABASE `+odd.Name)
-	l.src.Query(t, `CREATE DATABASE `+odd.Name+` TEMPLATE template0 LC_COLLATE 'C.UTF-8'`)
+	odd := l.otherLocale()
 	_, err = l.restoreInto(odd, to, Options{})
 	if !errors.Is(err, ErrLocale) || !strings.Contains(err.Error(), "--locale=C") {
 		t.Errorf("a restore into a database that Synapse refuses: %v", err)
