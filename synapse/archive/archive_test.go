@@ -42,9 +42,9 @@ func TestEveryRoomVersion(t *testing.T) {
 	}
 }
 
-// TestRedactedContentNeverLeaks: what was taken back and is still stored is not in the
+// TestX1_RedactedContentNeverLeaks: what was taken back and is still stored is not in the
 // archive; a redaction that Synapse does not honour takes nothing back.
-func TestRedactedContentNeverLeaks(t *testing.T) {
+func TestX1_RedactedContentNeverLeaks(t *testing.T) {
 	w := newWorld(t)
 	room, create, last := w.room("10")
 	say := func(body, sender string) string {
@@ -167,8 +167,8 @@ func TestWhatAnEventIs(t *testing.T) {
 	}
 }
 
-// TestWhatIsWrongIsReported: events that are not what they say are carried and counted.
-func TestWhatIsWrongIsReported(t *testing.T) {
+// TestX3_WhatIsWrongIsReported: events that are not what they say are carried and counted.
+func TestX3_WhatIsWrongIsReported(t *testing.T) {
 	w := newWorld(t)
 	room, create, last := w.room("9")
 	send := func(tamper func(ev map[string]any)) {
@@ -191,8 +191,8 @@ func TestWhatIsWrongIsReported(t *testing.T) {
 	}
 }
 
-// TestOrder: depth may lie; the archive has each event after those that it names.
-func TestOrder(t *testing.T) {
+// TestX2_EventsFollowWhatTheyName: depth may lie; the archive has each event after those that it names.
+func TestX2_EventsFollowWhatTheyName(t *testing.T) {
 	w := newWorld(t)
 	room, create, last := w.room("10")
 	for range 20 {
