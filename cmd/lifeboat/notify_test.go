@@ -80,7 +80,7 @@ func toldCommand(ts *testscript.TestScript, _ bool, args []string) {
 	if len(args) == 0 && len(m.told()) > 0 {
 		ts.Fatalf("something was told")
 	}
-	testpg.WaitFor(scriptDatabases(ts).t, time.Minute, "to be told", func() bool { return inOrder(m.told(), args) })
+	testpg.WaitFor(scriptDatabases(ts).t, 2*time.Minute, "to be told", func() bool { return inOrder(m.told(), args) })
 }
 
 // TestNotifier: the watchdog is told at most eight times within its interval, by

@@ -113,7 +113,7 @@ func untilCommand(ts *testscript.TestScript, neg bool, args []string) {
 	want := regexp.MustCompile("(?m)" + args[0])
 	var text []byte
 	defer func() { ts.Logf("%s", text) }()
-	testpg.WaitFor(scriptDatabases(ts).t, time.Minute, strings.Join(args, " "), func() bool {
+	testpg.WaitFor(scriptDatabases(ts).t, 2*time.Minute, strings.Join(args, " "), func() bool {
 		cmd := exec.Command(args[1], args[2:]...)
 		cmd.Dir, cmd.Env = ts.MkAbs("."), scriptEnviron(ts)
 		var err error
