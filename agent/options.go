@@ -121,6 +121,8 @@ type Options struct {
 
 	// freshSlot: the slot is dropped and made anew although it is not lost.
 	freshSlot bool
+	// nothing: the log holds no copy of any table yet, so that a slot made anew loses nothing.
+	nothing bool
 	// wal is that of the Run.
 	wal *allowance
 	// plant alters what is captured, for the tests that show that the next copy finds it.

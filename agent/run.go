@@ -141,6 +141,14 @@ func serve(ctx context.Context, repo *history.Repository, s *history.Secrets, o 
 			o.NewBase, o.freshSlot, again = true, true, false
 			continue
 		}
+		if errors.Is(err, cdc.ErrUndecodable) && (again || o.nothing) && failed < attempts {
+			// Trying again meets the same place. No table has a copy that this could make a
+			// hole in, or a new base was asked for.
+			o.Log.Warn("the slot cannot be followed from its beginning: it is made anew", "err", err.Error())
+			o.NewBase, o.freshSlot = true, true
+			failed++
+			continue
+		}
 		if permanent(err) {
 			return err
 		}
@@ -155,6 +163,9 @@ func serve(ctx context.Context, repo *history.Repository, s *history.Secrets, o 
 			return err
 		}
 		failed++
+		if failed >= attempts && errors.Is(err, cdc.ErrUndecodable) {
+			return fmt.Errorf("run `lifeboat run --new-base` to go on behind it, and the gap is named: %w: %w", err, ErrSourceLost)
+		}
 		if failed >= attempts {
 			return fmt.Errorf("gave up after %d attempts: %w: %w", failed, err, ErrLater)
 		}
@@ -220,6 +231,7 @@ func session(ctx context.Context, repo *history.Repository, s *history.Secrets, 
 		options.Adopt = false // the next session goes on with this lineage
 	}
 	err = a.work(ctx)
+	options.nothing = len(a.writer.View().Bases) == 0
 	return a.opening.Durable < a.writer.View().Durable, err
 }
 

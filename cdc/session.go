@@ -288,6 +288,7 @@ const (
 	lockNotAvailable      = "55P03"
 	undefinedTable        = "42P01"
 	undefinedObject       = "42704"
+	internalError         = "XX000"
 	duplicateObject       = "42710"
 	adminShutdown         = "57P01"
 	deadlockDetected      = "40P01"

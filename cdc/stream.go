@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -22,6 +23,12 @@ var (
 	// stream, so the server sends nothing of what happened there (PostgreSQL 18 says
 	// it by a warning and goes on; to us it is a hole).
 	ErrPublicationMissing = errors.New("publication does not exist at this place of the stream")
+	// ErrUndecodable: the server cannot decode its own log from where the slot begins. A
+	// transaction that rewrote or made a table while the slot was being made, and ended
+	// before it was, is unknown to what decodes (PostgreSQL 18.6: xact_decode in
+	// decode.c passes over what ends before SNAPBUILD_FULL_SNAPSHOT), and rows for the
+	// table's new file have no table. A slot that begins later has not that hole.
+	ErrUndecodable = errors.New("the server cannot decode its log from where the slot begins")
 	// ErrStreamEnded: the server ended the stream, for example because it shuts down.
 	ErrStreamEnded = errors.New("the server ended the stream")
 	// ErrConfirm: a position was confirmed that the server has not sent.
@@ -325,8 +332,11 @@ func (st *Stream) restFor(d time.Duration) {
 
 // streamError adds our sentinel to what the server said within the stream.
 func streamError(err error) error {
-	if code(err) == undefinedObject { // before PostgreSQL 18
+	switch {
+	case code(err) == undefinedObject: // before PostgreSQL 18
 		return fmt.Errorf("%w: %w", ErrPublicationMissing, err)
+	case code(err) == internalError && strings.Contains(err.Error(), "could not map file"): // filenode, since 16 filenumber; never translated
+		return fmt.Errorf("%w: %w", ErrUndecodable, err)
 	}
 	return err
 }
