@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"lifeboat.im/lifeboat/chunkstore"
+	"lifeboat.im/lifeboat/internal/archivetest"
 	"lifeboat.im/lifeboat/internal/testpg"
 	"lifeboat.im/lifeboat/mspf"
 	"lifeboat.im/lifeboat/synapse"
@@ -84,6 +85,7 @@ func TestImportIsTheRestore(t *testing.T) {
 	restored, _, err := l.restore(at, Options{})
 	check(t, err)
 	file := write(t, "server.tar.zst", contents(t, must[*Spool](t)(l.spoolAt(at, Options{}))))
+	archivetest.Check(t, file, mspf.ReadOptions{})
 	d := l.src.Cluster.Database(t)
 	report, err := importInto(t, file, d, ImportOptions{}, nil)
 	check(t, err)

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -10,6 +12,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"lifeboat.im/lifeboat/internal/archivetest"
 	"lifeboat.im/lifeboat/internal/testpg"
 )
 
@@ -34,7 +37,7 @@ func TestScripts(t *testing.T) {
 
 func scriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
 	return map[string]func(*testscript.TestScript, bool, []string){
-		"code": codeCommand, "mode": modeCommand, "flip": flipCommand, "append": appendCommand, "recipient": recipientCommand,
+		"code": codeCommand, "mode": modeCommand, "flip": flipCommand, "append": appendCommand, "recipient": recipientCommand, "reader": readerCommand,
 	}
 }
 
@@ -81,6 +84,17 @@ func modeCommand(ts *testscript.TestScript, _ bool, args []string) {
 func appendCommand(ts *testscript.TestScript, _ bool, args []string) {
 	text := ts.ReadFile(args[0]) + ts.ReadFile(args[1])
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o600))
+}
+
+// readerCommand: reader archive — the independent reader takes it. Where there is no
+// Python, it is not asked.
+func readerCommand(ts *testscript.TestScript, _ bool, args []string) {
+	err := archivetest.Reader(filepath.Join(ts.Getenv("ARCHIVES"), "..", ".."), ts.MkAbs(args[0]))
+	if errors.Is(err, exec.ErrNotFound) && os.Getenv("LIFEBOAT_REQUIRE") != "all" {
+		ts.Logf("python3 is missing")
+		return
+	}
+	ts.Check(err)
 }
 
 // recipientCommand: recipient keyfile — puts its public half into $RECIPIENT.

@@ -4,11 +4,13 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"filippo.io/age"
 
+	"lifeboat.im/lifeboat/internal/archivetest"
 	"lifeboat.im/lifeboat/internal/homeserver"
 	"lifeboat.im/lifeboat/internal/spill"
 	"lifeboat.im/lifeboat/internal/testpg"
@@ -73,7 +75,11 @@ type packed struct {
 }
 
 // export writes the archive of a target, encrypted, as lifeboat export does.
-func (l *lab) export(at string) *packed {
+func (l *lab) export(at string) *packed { l.t.Helper(); return l.exportAs("server.tar.zst.age", at) }
+
+// exportAs writes it in the form that the name says, and lets Verify and the independent
+// reader look at it; change, if any, edits the options.
+func (l *lab) exportAs(name, at string, change ...func(*archive.Options)) *packed {
 	l.t.Helper()
 	must := func(err error) {
 		l.t.Helper()
@@ -99,14 +105,22 @@ func (l *lab) export(at string) *packed {
 	must(err)
 	o.SigningKeys, err = synapse.ReadSigningKeys(filepath.Join(l.server.Options().Dir, "signing.key"))
 	must(err)
+	for _, f := range change {
+		f(&o)
+	}
 	c, err := archive.Contents(ctx, spool.Public(), d, o)
 	must(err)
 	must(spool.AddDatabase(c))
 	id, err := age.GenerateX25519Identity()
 	must(err)
-	a := &packed{lab: l, file: filepath.Join(l.t.TempDir(), "server.tar.zst.age"), read: mspf.ReadOptions{Identities: []age.Identity{id}}}
-	_, err = mspf.Write(ctx, a.file, *c, mspf.WriteOptions{Recipients: []age.Recipient{id.Recipient()}})
+	a := &packed{lab: l, file: filepath.Join(l.t.TempDir(), name), read: mspf.ReadOptions{Identities: []age.Identity{id}}}
+	w := mspf.WriteOptions{Plaintext: true}
+	if strings.HasSuffix(name, ".age") {
+		w = mspf.WriteOptions{Recipients: []age.Recipient{id.Recipient()}}
+	}
+	_, err = mspf.Write(ctx, a.file, *c, w)
 	must(err)
+	archivetest.Check(l.t, a.file, a.read)
 	return a
 }
 

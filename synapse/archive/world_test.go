@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"lifeboat.im/lifeboat/internal/archivetest"
 	"lifeboat.im/lifeboat/internal/spill"
 	"lifeboat.im/lifeboat/mspf"
 	"lifeboat.im/lifeboat/mspf/event"
@@ -250,15 +251,7 @@ func (w *world) export(o Options, findings ...string) *written {
 		w.t.Fatal(err)
 	}
 	out.report = s.Report
-	verdict, err := mspf.Verify(context.Background(), out.path, mspf.ReadOptions{})
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	for _, f := range verdict.Findings {
-		if !f.Notice && !slices.Contains(findings, f.Code) {
-			w.t.Errorf("finding: %s %s: %s (%d) %v", f.Code, f.Item, f.Text, f.Count, f.First)
-		}
-	}
+	archivetest.Check(w.t, out.path, mspf.ReadOptions{}, findings...)
 	return out
 }
 
