@@ -154,8 +154,15 @@ type Event struct {
 	// JSON is the event as it is stored. [Write] takes unsigned, age_ts, outlier and
 	// destinations off, which no hash and no signature covers, and nothing else.
 	JSON []byte
+	// CBOR, if any, is what [EncodeEvent] made of the event. Then JSON is there only for
+	// an event that CBOR does not carry exactly, and goes into raw_events.
+	CBOR []byte
 	Meta EventMeta
 }
+
+// EncodeEvent gives what [Write] makes of an event that [event.Parse] and [event.Strip]
+// went over, so that several goroutines can do what takes most of the time.
+func EncodeEvent(ev map[string]any) ([]byte, error) { return encode(ev) }
 
 // EventMeta is one entry of im.lifeboat.event_meta: file N of it holds exactly the
 // events of file N of m.events, in the same order.

@@ -227,7 +227,10 @@ func (w *writer) events(seq iter.Seq2[Event, error]) error {
 		if err := cmp.Or(err, w.check()); err != nil {
 			return fmt.Errorf("%s: %w", itemEvents, err)
 		}
-		tree, exact, err := event.Parse(e.JSON)
+		raw, exact := e.CBOR, len(e.JSON) == 0
+		if len(raw) == 0 {
+			raw, exact, err = encodeText(e.JSON)
+		}
 		switch {
 		case errors.Is(err, event.ErrDeep):
 			deep++
@@ -235,13 +238,10 @@ func (w *writer) events(seq iter.Seq2[Event, error]) error {
 				return err
 			}
 			continue
-		case err != nil:
+		case errors.Is(err, event.ErrJSON):
 			unreadable[e.Room]++
 			continue
-		}
-		event.Strip(tree)
-		raw, err := encode(tree)
-		if err != nil {
+		case err != nil:
 			return fmt.Errorf("%s %s: %w", itemEvents, e.Meta.EventID, err)
 		}
 		if ev.full(len(raw)) || meta.b.bytes+len(raw) > fileBytes {
@@ -270,6 +270,16 @@ func (w *writer) events(seq iter.Seq2[Event, error]) error {
 		w.losses = append(w.losses, Loss{itemEvents, "", "event_deep", Lossy, deep, event.ErrDeep.Error() + "; " + itemRaw + " has their text"})
 	}
 	return errors.Join(ev.finish(), meta.finish(), rawText.finish())
+}
+
+func encodeText(text []byte) (raw []byte, exact bool, err error) {
+	tree, exact, err := event.Parse(text)
+	if err != nil {
+		return nil, false, err
+	}
+	event.Strip(tree)
+	raw, err = encode(tree)
+	return raw, exact, err
 }
 
 // keys puts the parts of a user's record together where they meet in one file.

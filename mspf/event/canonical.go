@@ -63,11 +63,14 @@ func appendArray(b []byte, list []any, depth int) (_ []byte, err error) {
 	return append(b, ']'), nil
 }
 
-func appendObject(b []byte, m map[string]any, depth int) (_ []byte, err error) {
+// appendObject leaves out the keys to drop.
+func appendObject(b []byte, m map[string]any, depth int, drop ...string) (_ []byte, err error) {
 	var few [16]string // on the stack
 	keys := few[:0]
 	for k := range m {
-		keys = append(keys, k)
+		if !slices.Contains(drop, k) {
+			keys = append(keys, k)
+		}
 	}
 	slices.Sort(keys) // the order of UTF-8 bytes is that of code points
 	b = append(b, '{')

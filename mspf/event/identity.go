@@ -7,8 +7,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 )
 
@@ -186,7 +184,7 @@ func (v Version) Sign(ev map[string]any, key ed25519.PrivateKey) (string, error)
 // Signed gives what signatures cover, and from version 3 on also what the event's id is the
 // hash of: the canonical JSON of the redacted event without its signatures.
 func (v Version) Signed(ev map[string]any) ([]byte, error) {
-	return Canonical(without(v.Redact(ev), "signatures", "unsigned", "age_ts"))
+	return appendObject(make([]byte, 0, usual), v.Redact(ev), 1, "signatures", "unsigned", "age_ts")
 }
 
 // References gives the ids that the event names in the key "prev_events" or
@@ -210,22 +208,11 @@ func References(ev map[string]any, key string) []string {
 }
 
 func hash(ev map[string]any, drop ...string) ([32]byte, error) {
-	b, err := Canonical(without(ev, drop...))
+	b, err := appendObject(make([]byte, 0, usual), ev, 1, drop...)
 	if err != nil {
 		return [32]byte{}, err
 	}
 	return sha256.Sum256(b), nil
-}
-
-func without(ev map[string]any, drop ...string) map[string]any {
-	if !slices.ContainsFunc(drop, func(k string) bool { _, ok := ev[k]; return ok }) {
-		return ev
-	}
-	ev = maps.Clone(ev)
-	for _, k := range drop {
-		delete(ev, k)
-	}
-	return ev
 }
 
 // decode64 reads base64 in either alphabet, with or without padding.

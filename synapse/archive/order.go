@@ -224,13 +224,13 @@ func (b *builder) eventItems(yield func(mspf.Event, error) bool) {
 			pairs = s.All()
 		}
 		for p, err := range pairs {
-			e := mspf.Event{Room: id}
+			var e mspf.Event
 			if err == nil {
-				e.Meta, e.JSON = decodeEvent(reader(p.Value))
-				if len(e.JSON) == 0 {
+				if e = decodeEvent(reader(p.Value)); len(e.CBOR)+len(e.JSON) == 0 {
 					continue // its redaction failed, and the report says so
 				}
 			}
+			e.Room = id
 			if !yield(e, err) || err != nil {
 				return
 			}

@@ -41,7 +41,7 @@ func (b *builder) place(e *stored, bans map[[2]string][]ban, signatures batches)
 			m.Policy = p
 		}
 	}
-	tree, _, err := event.Parse(e.json)
+	tree, exact, err := event.Parse(e.json)
 	if err != nil {
 		tree = nil // [mspf.Write] says what becomes of it
 	}
@@ -58,11 +58,12 @@ func (b *builder) place(e *stored, bans map[[2]string][]ban, signatures batches)
 	if r.known && tree != nil {
 		b.checked(e, r, tree, &m, signatures)
 	}
-	text := e.json
+	text, kept := e.json, tree
 	if m.RedactedBy != "" && !m.Censored && !b.o.AsStored {
-		text = b.redacted(e, r, tree, &m)
+		text, kept = b.redacted(e, r, tree, &m)
+		exact = event.Exact(kept)
 	}
-	p := &placedEvent{key: b.placeOf(e, r, tree), text: encodeEvent(&m, text), refs: b.references(e, tree, replaced, &m)}
+	p := &placedEvent{key: b.placeOf(e, r, tree), text: encodeEvent(&m, kept, exact, text), refs: b.references(e, tree, replaced, &m)}
 	p.keepInvite(e, text)
 	return p
 }
@@ -90,7 +91,7 @@ func (b *builder) checked(e *stored, r *room, tree map[string]any, m *mspf.Event
 // redacted gives what a redaction leaves of an event; nothing when that cannot be told:
 // rather than what was taken back. Of a room version that is not known here the rules of
 // the newest one are taken.
-func (b *builder) redacted(e *stored, r *room, tree map[string]any, m *mspf.EventMeta) []byte {
+func (b *builder) redacted(e *stored, r *room, tree map[string]any, m *mspf.EventMeta) (text []byte, kept map[string]any) {
 	rules := r.rules
 	if !r.known {
 		all := event.Versions()
@@ -98,13 +99,14 @@ func (b *builder) redacted(e *stored, r *room, tree map[string]any, m *mspf.Even
 		b.report.add(1, mspf.Loss{Item: "m.events", Key: e.room, Code: "redaction_guessed", State: mspf.Lossy, Reason: "redacted events of a room version that is not known here: what the newest known one leaves of them"})
 	}
 	if tree != nil {
-		if text, err := event.Canonical(rules.Redact(tree)); err == nil {
+		kept = rules.Redact(tree)
+		if text, err := event.Canonical(kept); err == nil {
 			m.Censored = true
-			return text
+			return text, kept
 		}
 	}
 	b.report.add(1, mspf.Loss{Item: "m.events", Key: e.room, Code: "redaction_failed", State: mspf.Unsupported, Reason: "a redacted event cannot be written without its content: it is left out"})
-	return nil
+	return nil, nil
 }
 
 // batches are signatures that wait to be checked, by the key's id.
@@ -197,18 +199,27 @@ func (b *builder) references(e *stored, tree map[string]any, replaced string, m 
 
 func (b *builder) hash(id string) uint64 { return maphash.String(b.seed, id) }
 
-func encodeEvent(m *mspf.EventMeta, text []byte) fields {
-	return make(fields, 0, len(text)+len(m.Rejected)+256).bytes(text).text(m.EventID).int(m.StreamOrdering).int(m.ReceivedTS).bool(m.Outlier).text(m.Rejected).bool(m.SoftFailed).
-		bool(m.OutOfBand).bool(m.Censored).text(m.Policy).text(m.RedactedBy).text(m.TxnID).text(m.DeviceID)
+// encodeEvent keeps an event as the archive will have it, and its text only where it is
+// needed. An event without both is left out.
+func encodeEvent(m *mspf.EventMeta, tree map[string]any, exact bool, text []byte) fields {
+	var raw []byte
+	if tree != nil {
+		var err error
+		if raw, err = mspf.EncodeEvent(tree); err == nil && exact {
+			text = nil
+		}
+	}
+	return make(fields, 0, len(raw)+len(text)+len(m.Rejected)+256).bytes(raw).bytes(text).text(m.EventID).int(m.StreamOrdering).int(m.ReceivedTS).
+		bool(m.Outlier).text(m.Rejected).bool(m.SoftFailed).bool(m.OutOfBand).bool(m.Censored).text(m.Policy).text(m.RedactedBy).text(m.TxnID).text(m.DeviceID)
 }
 
-func decodeEvent(v reader) (m mspf.EventMeta, text []byte) {
-	text = v.bytes()
-	m = mspf.EventMeta{
+func decodeEvent(v reader) (e mspf.Event) {
+	e.CBOR, e.JSON = v.bytes(), v.bytes()
+	e.Meta = mspf.EventMeta{
 		EventID: v.text(), StreamOrdering: v.int(), ReceivedTS: v.int(), Outlier: v.bool(), Rejected: v.text(), SoftFailed: v.bool(),
 		OutOfBand: v.bool(), Censored: v.bool(), Policy: v.text(), RedactedBy: v.text(), TxnID: v.text(), DeviceID: v.text(),
 	}
-	return m, text
+	return e
 }
 
 // publicKey gives the key id and the public half of a line "ed25519 <version> <seed>".
