@@ -3,6 +3,8 @@ package house
 import (
 	"go/ast"
 	"go/token"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -141,4 +143,56 @@ func TestInvariantsHaveTests(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Every test that docs/format.md leans on is in the room that it says, and each
+// durable step of its table has one.
+func TestFormatNamesTests(t *testing.T) {
+	b, err := os.ReadFile(filepath.Join(root(t), "docs", "format.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	have := map[string]bool{}
+	for _, s := range sources(t) {
+		for _, d := range s.ast.Decls {
+			if f, ok := d.(*ast.FuncDecl); ok && s.test {
+				have[s.room+" "+f.Name.Name] = true
+			}
+		}
+	}
+	_, crashes, _ := strings.Cut(string(b), "\n| step | a crash")
+	crashes, _, _ = strings.Cut(crashes, "\n\n")
+	steps := 0
+	for i, row := range slices.Collect(strings.Lines(crashes)) {
+		cells := strings.Split(row, "|")
+		if i < 2 || len(cells) < 4 {
+			continue // the head of the table
+		}
+		steps++
+		found := holdNamed(t, have, cells[len(cells)-2])
+		if found == 0 {
+			t.Errorf("docs/format.md names no test of %q", strings.TrimSpace(cells[1]))
+		}
+	}
+	if steps < 10 {
+		t.Errorf("docs/format.md has %d durable steps: is the table still there?", steps)
+	}
+}
+
+// holdNamed counts the tests that a text names, each of which must be in its room.
+func holdNamed(t *testing.T, have map[string]bool, text string) (n int) {
+	t.Helper()
+	room := ""
+	for _, part := range strings.Fields(strings.NewReplacer(",", " ", ";", " ").Replace(text)) {
+		switch {
+		case strings.HasPrefix(part, "`"):
+			room = strings.Trim(part, "`")
+		case strings.HasPrefix(part, "Test"):
+			n++
+			if !have[room+" "+part] {
+				t.Errorf("docs/format.md names %s in %s: there is none", part, room)
+			}
+		}
+	}
+	return n
 }
