@@ -33,8 +33,8 @@ const (
 
 // ImportOptions say how to import.
 type ImportOptions struct {
-	// Identities open an encrypted archive; AcceptUnknown are items that are passed over
-	// (see [mspf.ReadOptions]). An archive without an integrity item is never imported.
+	// Read says who opens an encrypted archive, and which items are passed over. An
+	// archive without an integrity item is never imported, whatever it says.
 	Read mspf.ReadOptions
 	// Mode says what is done to the rows after they were proven; "" chooses: rollback for
 	// a Synapse, raw for any other database.

@@ -29,7 +29,7 @@ you trust, as a role that owns nothing but the new database.
   move       is right only if the old server was stopped before the export
   raw        does nothing to the rows
 
-homeserver.yaml, the signing key's file and media are not in the database.`
+homeserver.yaml, the signing key's file and media do not come with the database.`
 
 type importFlags struct {
 	archiveFlags
