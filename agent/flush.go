@@ -14,6 +14,9 @@ const (
 	// confirmed (design §6): other databases' WAL is released by it.
 	idleBytes = 16 << 20
 	idleEvery = 5 * time.Minute
+	// mergeBytes of records end an epoch too: whoever loads the log reads what is not
+	// merged yet.
+	mergeBytes = 64 << 20
 	// unanswered: a mark may have come while no agent ran, so the first idle moment
 	// answers.
 	unanswered = ^uint64(0)
@@ -29,6 +32,7 @@ type flusher struct {
 	positioned time.Time
 	epochBegan time.Time
 	segments   int
+	bytes      int // of the segments
 	// durable is the log's; only the flusher moves it.
 	durable record.LSN
 	// answered counts the maintenance entries that a position has answered; want is
@@ -132,6 +136,7 @@ func (f *flusher) flush(ctx context.Context, b *batch) error {
 	f.durable = b.end
 	f.states = b.states
 	f.segments++
+	f.bytes += b.size()
 	f.positioned = a.now()
 	a.log.Debug("flushed", "end", b.end.String(), "transactions", len(b.txs), "bytes", b.size())
 	a.progress()
@@ -262,7 +267,7 @@ func (f *flusher) position(ctx context.Context, at record.LSN) error {
 // then runs beside the stream.
 func (f *flusher) rotate(ctx context.Context) error {
 	t := f.a.o.Tuning
-	if f.segments == 0 || (f.segments < t.MergeSegments && f.a.now().Sub(f.epochBegan) < t.MergeEvery) {
+	if f.segments == 0 || (f.segments < t.MergeSegments && f.bytes < mergeBytes && f.a.now().Sub(f.epochBegan) < t.MergeEvery) {
 		return nil
 	}
 	o := f.a.opening
@@ -270,7 +275,8 @@ func (f *flusher) rotate(ctx context.Context) error {
 	if err := f.a.writer.Rotate(ctx, o); err != nil {
 		return fmt.Errorf("end epoch: %w", err)
 	}
-	f.segments, f.epochBegan = 0, f.a.now()
+	f.segments, f.bytes, f.epochBegan = 0, 0, f.a.now()
+	clear(f.sequences) // each epoch samples all of them, so that a restore finds them in one place
 	signal(f.a.merges)
 	return nil
 }
