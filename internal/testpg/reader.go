@@ -33,24 +33,32 @@ for name in ask["tables"]:
 json.dump(out, sys.stdout)
 `
 
-// ReadStore has the second reader of the store, which shares no code with the program,
-// read tables at a commit, and holds their digests ("high low count") against those of
-// a restore. key is the file of an age identity; lineage is "<source>.<lineage>".
-func ReadStore(t testing.TB, repository, key, lineage, at string, want map[string]string) {
+// SecondReader gives the folder of the second readers, and that of the Python packages
+// that they need.
+func SecondReader(t testing.TB) (reader, lib string) {
 	t.Helper()
 	root, err := Repository()
 	if err != nil {
 		t.Fatal(err)
 	}
-	lib := filepath.Join(root, ".tools", "synapse")
+	lib = filepath.Join(root, ".tools", "synapse")
 	_, err = os.Stat(filepath.Join(lib, "cryptography"))
 	Need(t, "Python's package cryptography", err == nil, "tools")
+	return filepath.Join(root, "docs", "reader"), lib
+}
+
+// ReadStore has the second reader of the store, which shares no code with the program,
+// read tables at a commit, and holds their digests ("high low count") against those of
+// a restore. key is the file of an age identity; lineage is "<source>.<lineage>".
+func ReadStore(t testing.TB, repository, key, lineage, at string, want map[string]string) {
+	t.Helper()
+	reader, lib := SecondReader(t)
 	tables := make([]string, 0, len(want))
 	for name := range want {
 		tables = append(tables, name)
 	}
 	ask, err := json.Marshal(map[string]any{
-		"reader": filepath.Join(root, "docs", "reader"), "lib": lib, "repository": repository, "key": key, "lineage": lineage, "at": at, "tables": tables,
+		"reader": reader, "lib": lib, "repository": repository, "key": key, "lineage": lineage, "at": at, "tables": tables,
 	})
 	if err != nil {
 		t.Fatal(err)
