@@ -73,7 +73,7 @@ race:
 		set -x; LIFEBOAT_REQUIRE=all CGO_ENABLED=1 $(GO) test -race -short -p 2 -timeout 15m ./chunkstore/... ./history/... ./agent/...; \
 	else echo "no race detector: it needs a C compiler. Type: sudo apt-get install gcc"; fi
 
-bench: $(pg18) $(synapse) $(bin) build ## figures against PostgreSQL's own tools, with misses; 25 minutes (BENCH="-n 1 -mb 200" is shorter)
+bench: $(pg18) $(synapse) $(bin) build ## figures against PostgreSQL's own tools, with misses; 28 minutes (BENCH="-n 1 -mb 200" is shorter)
 	$(GO) run ./internal/bench $(BENCH)
 
 soak: tools build ## the random tests for SOAKTIME (30m)
