@@ -156,7 +156,11 @@ func (a *app) printArchive(p archiveFacts) error {
 	a.fact("Server        %s (%s)", printable(p.ServerName), choose(p.SigningKey, "with its signing key", "without its signing key"))
 	if x := p.Archive; x != nil {
 		a.fact("Made by       %s %s from %s %s", printable(x.Tool), printable(x.ToolVersion), printable(x.Source.Software), printable(x.Source.Version))
-		a.fact("Restore point %s%s", moment(time.UnixMilli(x.Point.Time)), prefixed(", lsn:", printable(x.Point.LSN)))
+		at := "no commit is known" // a restore point before the first one that was seen
+		if x.Point.Time != 0 {
+			at = moment(time.UnixMilli(x.Point.Time))
+		}
+		a.fact("Restore point %s%s", at, prefixed(", lsn:", printable(x.Point.LSN)))
 		for _, table := range slices.Sorted(maps.Keys(x.Point.Gaps)) {
 			a.fact("Not exact     %s: %s", printable(table), printable(x.Point.Gaps[table]))
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -22,6 +23,7 @@ CREATE FUNCTION pg_temp.h(t text) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELE
 CREATE FUNCTION pg_temp.id(g bigint) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT '$' || pg_temp.h(g::text) $$;
 CREATE FUNCTION pg_temp.room(g bigint) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT '!' || pg_temp.h('room' || g %% 997) $$;
 CREATE FUNCTION pg_temp.who(g bigint) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT '@user' || g %% 5003 || ':localhost' $$;
+INSERT INTO rooms (room_id, is_public, creator, room_version) SELECT DISTINCT pg_temp.room(g), false, pg_temp.who(g %% 997), '10' FROM generate_series(%[1]d, %[2]d - 1) g ON CONFLICT DO NOTHING;
 INSERT INTO events (topological_ordering, event_id, type, room_id, processed, outlier, depth, origin_server_ts, received_ts, sender, contains_url, instance_name, stream_ordering)
 	SELECT g / 997, pg_temp.id(g), CASE WHEN g %% 2 = 0 THEN 'm.room.encrypted' ELSE 'm.room.message' END, pg_temp.room(g), true, false, g / 997,
 		1767225600000 + g * 1700, 1767225600020 + g * 1700, pg_temp.who(g), false, 'master', 100000 + g FROM generate_series(%[1]d, %[2]d - 1) g;
@@ -61,31 +63,62 @@ func (b *bench) synapse(ctx context.Context) error {
 	if err := b.messages(ctx, db, install); err != nil {
 		return err
 	}
-	if err := b.grow(ctx, db, int64(b.megabytes)<<20); err != nil {
+	events, err := b.grow(ctx, db, int64(b.megabytes)<<20)
+	if err != nil {
 		return err
 	}
-	_, err = b.copyAndRestore(ctx, db, ", Synapse")
-	return err
+	h, err := b.copyAndRestore(ctx, db, ", Synapse")
+	if err != nil {
+		return err
+	}
+	return b.export(ctx, h, events)
 }
 
-// grow adds events until the database has size bytes.
-func (b *bench) grow(ctx context.Context, db string, size int64) error {
+// export writes the archive of a homeserver: events a second of processor time, and the
+// peak of the memory.
+func (b *bench) export(ctx context.Context, h home, events int64) error {
+	const target, most = 40_000, 256 // events a second of one processor, MiB
+	var rates []float64
+	peak := int64(0)
+	for i := range b.pairs {
+		file := filepath.Join(h.dir, fmt.Sprintf("server-%d.tar.zst.age", i))
+		u, err := b.lifeboatRun(ctx, h, "export", "--at", "latest", "--no-signing-key", "--key", h.key(), file)
+		if err != nil {
+			return err
+		}
+		info, err := os.Stat(file)
+		if err != nil {
+			return err
+		}
+		fmt.Printf("   export: %d events, %d MiB, in %.2f s (cpu %.2f), peak %d MiB\n", events, info.Size()>>20, u.wall, u.cpu, u.peak>>10)
+		rates, peak = append(rates, float64(events)/u.cpu), max(peak, u.peak)
+	}
+	r := &result{name: "export, events a second and processor", target: target, miss: median(rates) < target}
+	r.plain = fmt.Sprintf("%.0f of %d (target ≥ %d)", median(rates), events, target)
+	b.results = append(b.results, r)
+	fmt.Printf("   %s: %s\n", r.name, r.plain)
+	b.peak("peak memory of export", peak, most)
+	return nil
+}
+
+// grow adds events until the database has size bytes, and gives their number.
+func (b *bench) grow(ctx context.Context, db string, size int64) (events int64, err error) {
 	for from, step := int64(0), int64(b.megabytes)*200/50*50; ; {
 		if _, err := b.sql(ctx, db, append(strings.Split(fmt.Sprintf(history, from, from+step), ";\n"), "VACUUM ANALYZE", "CHECKPOINT")...); err != nil {
-			return err
+			return 0, err
 		}
 		from += step
 		out, err := b.sql(ctx, db, "SELECT pg_database_size('"+db+"')")
 		if err != nil {
-			return err
+			return 0, err
 		}
 		have, err := strconv.ParseInt(out, 10, 64)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		if have >= size {
 			fmt.Printf("   %d events, a database of %d bytes\n", from, have)
-			return nil
+			return from, nil
 		}
 		step = ((size-have)/(have/from)/50 + 20) * 50 // what is left, at the size of an event so far, and 1000
 	}
