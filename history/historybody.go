@@ -54,6 +54,7 @@ type mergedSegment struct {
 	Seq          uint64
 	Start, End   record.LSN
 	Transactions uint64
+	Sequences    uint64 // how many of the samples are its own
 }
 
 // transactions counts the table.
@@ -72,7 +73,7 @@ func (h *historyBody) validate(info *historySummary) error {
 		return errorf("the body is not that of part 1")
 	}
 	at := h.Start
-	var txs, records uint64
+	var txs, records, samples uint64
 	for _, g := range h.Segments {
 		// Between two segments a position note may have moved on; never back.
 		if g.Start < at || g.End < g.Start {
@@ -80,6 +81,12 @@ func (h *historyBody) validate(info *historySummary) error {
 		}
 		at = g.End
 		txs += g.Transactions
+		if samples += g.Sequences; g.Sequences > uint64(len(h.Sequences)) {
+			break
+		}
+	}
+	if samples != uint64(len(h.Sequences)) {
+		return errorf("%d samples of sequences, its segments had others", len(h.Sequences))
 	}
 	for i := range h.Tables {
 		last := uint64(0)

@@ -166,7 +166,7 @@ func (m *merger) segment(ctx context.Context, info SegmentInfo, s *record.Segmen
 	}
 	m.body.End = s.End
 	m.body.Segments = append(m.body.Segments, mergedSegment{
-		Seq: info.Seq, Start: s.Start, End: s.End, Transactions: uint64(len(s.Transactions)),
+		Seq: info.Seq, Start: s.Start, End: s.End, Transactions: uint64(len(s.Transactions)), Sequences: uint64(len(s.Sequences)),
 	})
 	m.body.Sequences = append(m.body.Sequences, s.Sequences...)
 	m.sum.Segments++

@@ -114,6 +114,58 @@ func (v *View) SequencesAt(ctx context.Context, at record.LSN) (after, newest ma
 	return after, newest, nil
 }
 
+// SequencesBy gives, of the sequences with these OIDs, the newest sample that was taken by
+// the flush that holds at: every value that was handed out before is covered, because a
+// flush samples what changed, after its last commit. Unlike that of [View.SequencesAt] the
+// answer stays the same whatever comes after. Sequences without a sample are left out.
+func (v *View) SequencesBy(ctx context.Context, at record.LSN, oids []uint32) (map[uint32]record.Sequence, error) {
+	wanted, by := map[uint32]bool{}, map[uint32]record.Sequence{}
+	for _, q := range oids {
+		wanted[q] = true
+	}
+	take := func(list []record.Sequence) (done bool) { // the newest list first
+		for _, q := range list {
+			if _, ok := by[q.OID]; !ok {
+				by[q.OID] = q
+			}
+		}
+		return !missing(wanted, func(q uint32) bool { _, ok := by[q]; return ok })
+	}
+	for _, s := range slices.Backward(v.Segments) {
+		if s.Start >= at {
+			continue
+		}
+		b, err := v.Segment(ctx, s)
+		if err != nil {
+			return nil, err
+		}
+		if take(b.Sequences) {
+			return by, nil
+		}
+	}
+	for _, h := range slices.Backward(v.Histories) {
+		if h.Start >= at {
+			continue
+		}
+		b, err := v.history(ctx, h)
+		if err != nil {
+			return nil, err
+		}
+		end := len(b.Sequences)
+		for _, s := range slices.Backward(b.Segments) {
+			begin := end - int(s.Sequences)
+			if s.Start < at {
+				take(b.Sequences[begin:end])
+			}
+			end = begin
+		}
+		if take(nil) {
+			break
+		}
+	}
+	return by, nil
+}
+
 // missing reports whether one of the sequences is not found.
 func missing(wanted map[uint32]bool, found func(uint32) bool) bool {
 	for q := range wanted {

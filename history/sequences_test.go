@@ -36,6 +36,7 @@ func TestSequencesAt(t *testing.T) {
 	var all []sample
 	w.schema(t, 9)
 	var taken record.LSN
+	by := map[record.LSN]int64{} // what a flush's last commit has when it is the newest
 	for epoch := range 6 {
 		for i := range 8 {
 			s, _ := segmentOf(w.w.View().Durable, []row{ins(100, "9\tx")})
@@ -47,6 +48,12 @@ func TestSequencesAt(t *testing.T) {
 				all = append(all, sample{taken, last})
 			}
 			must(t, w.w.Segment(ctx, s, SegmentMeta{SchemaCertain: s.End}))
+			v := w.w.View()
+			got, err := v.SequencesBy(ctx, s.End, []uint32{7})
+			must(t, err)
+			if by[s.End] = last; got[7].Last != last {
+				t.Errorf("by %s, the newest: %+v, want %d", s.End, got, last)
+			}
 		}
 		if epoch < 5 {
 			must(t, w.w.Rotate(ctx, Opening{Durable: w.w.View().Durable}))
@@ -77,6 +84,11 @@ func TestSequencesAt(t *testing.T) {
 		}
 		if got.Last < least || !ok && got.Last != last || ok && got.At < at {
 			t.Errorf("at %s: %+v (after: %t), want at least %d", at, got, ok, least)
+		}
+	}
+	for end, want := range by {
+		if got, err := v.SequencesBy(ctx, end, []uint32{7}); err != nil || got[7].Last != want {
+			t.Errorf("by %s, later: %+v, %v, want still %d", end, got, err, want)
 		}
 	}
 	c.entries = 0

@@ -89,21 +89,32 @@ func (p *Plan) notBackedUp() []string {
 	return out
 }
 
-// spoolSequences is [Plan.setSequences] without a database that knows the limits: the
-// schema's statements do.
+// spoolSequences gives the sequences of the point values that stay the same however
+// often and however late it is spooled, and that cover every value that was handed out
+// before it. Without a database that knows the limits the schema's statements do.
 func (p *Plan) spoolSequences(ctx context.Context, ddl *DDL) ([]record.Sequence, error) {
-	at, err := p.sequences(ctx)
+	var oids []uint32
+	for _, q := range p.schema.Sequences {
+		oids = append(oids, q.OID)
+	}
+	by, err := p.view.SequencesBy(ctx, p.Point.LSN, oids)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("read the sequences: %w", err)
 	}
 	have := ddl.sequences()
-	out := make([]record.Sequence, 0, len(at))
-	for _, q := range at {
-		if l, ok := have[ident(q.Schema, q.Name)]; ok {
-			q.Last = l.clamp(q.Last)
-			out = append(out, q.Sequence)
+	out := make([]record.Sequence, 0, len(p.schema.Sequences))
+	for _, q := range p.schema.Sequences {
+		l, ok := have[ident(q.Schema, q.Name)]
+		if !ok {
+			continue
 		}
+		if s, ok := by[q.OID]; ok {
+			q.Last, q.Called = s.Last, s.Called
+		}
+		q.Last = l.clamp(q.Last)
+		out = append(out, q)
 	}
+	slices.SortFunc(out, func(a, b record.Sequence) int { return cmp.Or(cmp.Compare(a.Schema, b.Schema), cmp.Compare(a.Name, b.Name)) })
 	return out, nil
 }
 
