@@ -173,6 +173,48 @@ func rebuild(t testing.TB, s *Spool, d *testpg.Database) {
 	do(s.Schema().After)
 }
 
+// TestSpoolStaysTheSame: a commit gives the same rows, sequences and statements when it is
+// the newest one, and after more came, a table was copied anew and all was merged: two
+// exports of it are the same bytes.
+func TestSpoolStaysTheSame(t *testing.T) {
+	l := newLab(t)
+	l.src = testpg.Shared(t, 18).Database(t)
+	l.src.Exec(t, `CREATE TABLE t (a serial PRIMARY KEY, b text)`, `CREATE TABLE bag (a int, b text)`, `CREATE SEQUENCE s`,
+		`INSERT INTO t (b) SELECT 'row ' || i FROM generate_series(1, 500) i`, `INSERT INTO bag SELECT i % 7, 'x' FROM generate_series(1, 100) i`)
+	l.copyAll(nil)
+	l.change(`UPDATE t SET b = 'new' WHERE a % 3 = 0`, `DELETE FROM bag WHERE a = 2`, `INSERT INTO t (b) VALUES ('last')`)
+	at := l.change(`DELETE FROM t WHERE a % 5 = 0`, `SELECT nextval('s')`)
+	text := func() string {
+		t.Helper()
+		s := must[*Spool](t)(l.spoolAt("lsn:"+at.End.String(), Options{}))
+		var b strings.Builder
+		fmt.Fprintln(&b, s.Schema(), s.Sequences(), s.Archive().Point)
+		for _, rel := range s.Tables() {
+			fmt.Fprintln(&b, rel.String(), s.Columns(rel.Schema, rel.Name))
+			for line, err := range s.Rows(rel.Schema, rel.Name) {
+				check(t, err)
+				fmt.Fprintf(&b, "%s\n", line)
+			}
+		}
+		return b.String()
+	}
+	newest := text()
+	l.change(`INSERT INTO t (b) SELECT 'more' FROM generate_series(1, 300)`, `SELECT nextval('s') FROM generate_series(1, 40)`, `UPDATE bag SET b = 'y'`)
+	check(t, l.w.Rotate(t.Context(), history.Opening{Durable: l.lsn}))
+	check(t, l.w.Merge(t.Context(), 0))
+	l.base(l.rel("t"), l.read(l.src, l.rel("t")))
+	l.change(`DELETE FROM t`)
+	if later := text(); later != newest {
+		a, b := strings.Split(newest, "\n"), strings.Split(later, "\n")
+		for i := range min(len(a), len(b)) {
+			if a[i] != b[i] {
+				t.Fatalf("line %d of %d and %d:\n%.300s\n%.300s", i, len(a), len(b), a[i], b[i])
+			}
+		}
+		t.Fatalf("%d and %d lines", len(a), len(b))
+	}
+}
+
 // TestSpoolOfDamage: rows that are not those of the commit are no spool.
 func TestSpoolOfDamage(t *testing.T) {
 	l := newLab(t)
