@@ -114,7 +114,9 @@ func (p *Plan) spoolSequences(ctx context.Context, ddl *DDL) ([]record.Sequence,
 		q.Last = l.clamp(q.Last)
 		out = append(out, q)
 	}
-	slices.SortFunc(out, func(a, b record.Sequence) int { return cmp.Or(cmp.Compare(a.Schema, b.Schema), cmp.Compare(a.Name, b.Name)) })
+	slices.SortFunc(out, func(a, b record.Sequence) int {
+		return cmp.Or(cmp.Compare(a.Schema, b.Schema), cmp.Compare(a.Name, b.Name))
+	})
 	return out, nil
 }
 

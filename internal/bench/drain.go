@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -88,6 +89,35 @@ func (b *bench) drainOnce(ctx context.Context, h home, end string) (usage, error
 	u, err := b.end(a.child)
 	u.wall = wall
 	return u, err
+}
+
+// drainNew captures a database into a repository of its own, makes changes while nobody
+// follows, and drains them.
+func (b *bench) drainNew(ctx context.Context, db string) (usage, error) {
+	h, a, err := b.capture(ctx, db, 200*time.Millisecond)
+	if err != nil {
+		return usage{}, err
+	}
+	if _, err := b.end(a.child); err != nil {
+		return usage{}, err
+	}
+	if _, err := b.program(ctx, "pgbench", "-n", "-c", "4", "-j", "2", "-t", strconv.Itoa(max(1, b.changes/64)), db); err != nil {
+		return usage{}, err
+	}
+	end, err := b.sql(ctx, db, "BEGIN", "UPDATE pgbench_branches SET bbalance = bbalance + 1 WHERE bid = 1", "SELECT pg_current_wal_insert_lsn()", "COMMIT")
+	if err != nil {
+		return usage{}, err
+	}
+	if a, err = b.runAgent(h); err != nil {
+		return usage{}, err
+	}
+	if err := b.confirmed(ctx, h.slot, end, a.child); err != nil {
+		return usage{}, err
+	}
+	wall := time.Since(a.began).Seconds()
+	u, err := b.end(a.child)
+	u.wall = wall
+	return u, errors.Join(err, b.detach(ctx, h))
 }
 
 // interleave measures pairs, in turn ours first and the peer's first.

@@ -53,6 +53,11 @@ func (b *bench) objects(ctx context.Context) error {
 	if err := b.interleave(r, at(srv, b.copies(ctx, db, &bucket)), at(nil, b.copies(ctx, db, &folder))); err != nil {
 		return err
 	}
+	r = b.figure("drain: versitygw ÷ folder", 0, false)
+	drain := func() (usage, error) { return b.drainNew(ctx, db) }
+	if err := b.interleave(r, at(srv, drain), at(nil, drain)); err != nil {
+		return err
+	}
 	r = b.figure("restore: versitygw ÷ folder", 0, false)
 	return b.interleave(r, func() (usage, error) { return b.restore(ctx, bucket, "ours") }, func() (usage, error) { return b.restore(ctx, folder, "theirs") })
 }
