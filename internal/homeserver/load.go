@@ -24,6 +24,9 @@ type Load struct {
 	// Purge is how often an admin purges the history of a room, deletes another with
 	// purge and has the user directory built anew; default never.
 	Purge time.Duration
+	// Settled leaves out the user directory, so that no tables come and go and any
+	// commit can be restored.
+	Settled bool
 	// Enough, if any, ends the load before ctx does. It is asked after every step with
 	// the count of successes by kind, by one goroutine at a time, and keeps nothing.
 	Enough func(done map[string]int) bool
@@ -305,7 +308,9 @@ func (w *world) clean(ctx context.Context) {
 		work, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		w.count(work, "purge history", w.purge(work, rng))
 		w.count(work, "delete room", w.remove(work, rng))
-		w.count(work, "regenerate directory", w.admin.RegenerateDirectory(work))
+		if !w.load.Settled {
+			w.count(work, "regenerate directory", w.admin.RegenerateDirectory(work))
+		}
 		cancel()
 	}
 }

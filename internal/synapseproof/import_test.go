@@ -29,7 +29,7 @@ func TestImportIsTheHomeserver(t *testing.T) {
 	l.attach()
 	k := l.start()
 	l.ready()
-	load := l.underLoad(homeserver.Load{Seed: rng.Uint64(), Users: 4, Purge: 2 * time.Second})
+	load := l.underLoad(homeserver.Load{Seed: rng.Uint64(), Users: 4, Purge: 2 * time.Second, Settled: true})
 	<-load.working
 	p := newPast(t, l)
 	p.before()
