@@ -166,24 +166,33 @@ func untouched(t testing.TB, d *testpg.Database) {
 	}
 }
 
-// An m.* item that is not known ends the import with nothing written, unless it is named.
+// An m.* item that is not known ends the import with nothing written, unless it is named:
+// then it is passed over, and the plan says so.
 func TestImportUnknownItem(t *testing.T) {
 	d := testpg.Shared(t, testpg.Newest).Database(t)
 	dir := write(t, "folder", small())
 	manifest := filepath.Join(dir, "manifest.mspf.json")
 	text := must[[]byte](t)(os.ReadFile(manifest))
-	// The manifest is in the integrity item, so the archive is written anew, with another.
-	check(t, os.WriteFile(manifest, []byte(strings.Replace(string(text), `"m.core"`, `"m.aaaa":{"v":1},"m.core"`, 1)), 0o600))
-	_, err := importInto(t, dir, d, ImportOptions{}, nil)
-	if !errors.Is(err, mspf.ErrUnknownItem) {
+	check(t, os.WriteFile(manifest, []byte(strings.Replace(string(text), `"m.core"`, `"m.future":{"v":1},"m.core"`, 1)), 0o600))
+	check(t, os.WriteFile(filepath.Join(dir, "m.future.json"), []byte("anything"), 0o600))
+	accept := ImportOptions{Read: mspf.ReadOptions{AcceptUnknown: []string{"m.future"}}}
+	if _, err := importInto(t, dir, d, accept, nil); !errors.Is(err, mspf.ErrIntegrity) {
+		t.Errorf("another manifest than the one that was written: %v, want ErrIntegrity", err)
+	}
+	archivetest.Reseal(t, dir)
+	if _, err := importInto(t, dir, d, ImportOptions{}, nil); !errors.Is(err, mspf.ErrUnknownItem) {
 		t.Errorf("an unknown item: %v, want ErrUnknownItem", err)
 	}
 	untouched(t, d)
-	_, err = importInto(t, dir, d, ImportOptions{Read: mspf.ReadOptions{AcceptUnknown: []string{"m.aaaa"}}}, nil)
-	if !errors.Is(err, mspf.ErrIntegrity) { // it got past the manifest
-		t.Errorf("accepted: %v, want ErrIntegrity", err)
+	i := must[*Import](t)(PlanImport(t.Context(), dir, accept))
+	if !strings.Contains(i.String(), "skipped   m.future") {
+		t.Errorf("the plan does not say what is passed over:\n%s", i)
 	}
-	untouched(t, d)
+	report, err := i.Into(t.Context(), d.DSN, nil)
+	check(t, err)
+	if have := d.Query(t, `SELECT count(*) FROM a`)[0][0]; !report.Verified || have != "2" {
+		t.Errorf("accepted: %s rows, %+v", have, report)
+	}
 }
 
 // stopper cancels when a phase begins.

@@ -257,6 +257,7 @@ func (f *exportFlags) identity(c *config) (archive.Options, error) {
 			}
 			o.OldKeys[id] = mspf.OldKey(k)
 		}
+		o.AuthService = h.MAS != ""
 		// synapse/handlers/auth.py: validate_hash.
 		o.Password = &mspf.Password{Scheme: "bcrypt", Peppered: h.Peppered, Normalization: "NFKC", MaxBytes: 72}
 	}

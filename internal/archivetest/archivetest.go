@@ -6,9 +6,13 @@
 package archivetest
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -47,6 +51,26 @@ func Check(t testing.TB, path string, o mspf.ReadOptions, expected ...string) *m
 		t.Error(err)
 	}
 	return v
+}
+
+// Reseal makes the integrity item of a folder anew, after a test changed what is in it.
+func Reseal(t testing.TB, dir string) {
+	t.Helper()
+	name := filepath.Join(dir, mspf.Prefix+"integrity.json")
+	sums := mspf.Integrity{Files: map[string]mspf.FileSum{}}
+	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() || path == name {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		sum := sha256.Sum256(text)
+		sums.Files[filepath.ToSlash(strings.TrimPrefix(path, dir+string(filepath.Separator)))] = mspf.FileSum{SHA256: hex.EncodeToString(sum[:]), Bytes: int64(len(text))}
+		return err
+	})
+	text, encoding := json.Marshal(sums)
+	if err := errors.Join(err, encoding, os.WriteFile(name, text, 0o600)); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // Reader runs the independent reader of the repository at root on an archive. Without

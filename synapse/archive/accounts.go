@@ -24,6 +24,8 @@ func (b *builder) prepareAccounts(c *mspf.Contents) error {
 	return nil
 }
 
+const noAccount = "rows of users of this server that have no account here"
+
 // The parts of an entry of m.users.
 const (
 	userRow byte = iota
@@ -75,6 +77,9 @@ func (b *builder) prepareUsers(c *mspf.Contents) error {
 			}
 			u, account, err := b.user(g)
 			if err == nil && !account {
+				for _, tags := range u.RoomTags {
+					b.report.add(int64(len(tags)), mspf.Loss{Item: "m.users", Key: "room_tags", Code: "no_account", State: mspf.Unsupported, Reason: noAccount})
+				}
 				continue
 			}
 			if !yield(u, err) || err != nil {
@@ -95,7 +100,10 @@ func (b *builder) user(g group) (u mspf.User, account bool, err error) {
 		case userRow:
 			account = true
 			u.PasswordHash, u.CreatedAt = v.text(), v.int()
-			if b.o.NoPasswords {
+			if b.o.AuthService {
+				b.report.add(1, mspf.Loss{Item: "m.users", Code: "auth_service", State: mspf.Absent, Reason: "passwords, mail addresses and sessions are in the database of the Matrix Authentication Service"})
+			}
+			if b.o.withoutPasswords() {
 				u.PasswordHash = ""
 			}
 		case userTag:

@@ -103,6 +103,11 @@ func TestAccounts(t *testing.T) {
 			t.Errorf("%s holds a one-time key", leak)
 		}
 	}
+	before := o
+	before.AuthService = true
+	if a := w.export(before); holding(t, a.path, "$2b$12$") != "" || a.lost("auth_service") != 3 || decode[mspf.UserDetails](a, "im.lifeboat.users")[id][0].Password != nil {
+		t.Errorf("of accounts of the authentication service: %+v", a.report)
+	}
 	o.NoPasswords = true
 	if leak := holding(t, w.export(o).path, "$2b$12$"); leak != "" {
 		t.Errorf("%s holds a hash that was not wanted", leak)
@@ -156,11 +161,21 @@ func TestM3_EveryTableHasItsPlace(t *testing.T) {
 	w.room("10")
 	w.d.add("timeline_gaps", map[string]any{"room_id": "!x"})
 	w.d.add("access_tokens", map[string]any{"token": "x"})
+	w.d.add("local_media_repository", map[string]any{"media_id": "x"})
+	w.d.add("room_tags", map[string]any{"user_id": "@gone:example.org", "room_id": "!x", "tag": "u.x", "content": "{}"})
+	w.d.add("devices", map[string]any{"user_id": "@gone:example.org", "device_id": "D", "hidden": false})
+	w.d.add("users", map[string]any{"name": "@old:example.org", "creation_ts": 1, "approved": nil})
 	w.d.add("login_tokens", map[string]any{"token": "x"})
 	a := w.export(options())
-	for code, n := range map[string]int64{"table_not_carried": 1, "item_not_written": 1, "left_out": 1} {
+	for code, n := range map[string]int64{"table_not_carried": 1, "item_not_written": 2, "left_out": 1, "no_account": 2} {
 		if got := a.lost(code); got != n {
 			t.Errorf("%s: %d, want %d", code, got, n)
 		}
+	}
+	if !slices.ContainsFunc(a.report.Losses, func(l mspf.Loss) bool { return l.Key == "local_media_repository" && l.Count == 1 }) {
+		t.Errorf("media are not in the report: %+v", a.report.Losses)
+	}
+	if d := decode[mspf.UserDetails](a, "im.lifeboat.users")["@old:example.org"]; len(d) != 1 || !d[0].Status.Approved {
+		t.Errorf("an account from before approval was asked for: %+v", d)
 	}
 }

@@ -27,12 +27,18 @@ type Options struct {
 	Password *mspf.Password
 	// NoPasswords leaves the hashes of passwords out.
 	NoPasswords bool
+	// AuthService: accounts are those of a Matrix Authentication Service, which has a
+	// database of its own. What Synapse still has of passwords is of the time before it,
+	// opens nothing, and stays out of the items for other homeservers.
+	AuthService bool
 	// AsStored leaves events as they are stored; else what a redaction took back and
 	// Synapse still keeps is redacted.
 	AsStored bool
 	// Memory is about how many bytes the sorters hold; 0 is 96 MiB.
 	Memory int64
 }
+
+func (o Options) withoutPasswords() bool { return o.NoPasswords || o.AuthService }
 
 // Contents prepares an archive of the rows: what it returns is written with
 // [mspf.Write] before the folder is closed. Everything of the database that no item

@@ -76,7 +76,7 @@ func (b *builder) prepareProfiles(c *mspf.Contents) error {
 				kind := p.Key[len(p.Key)-1]
 				account = account || kind == 0
 				if !account { // the account's own row comes first
-					b.report.add(1, mspf.Loss{Item: itemProfiles, Key: tables[kind].name, Code: "no_account", State: mspf.Unsupported, Reason: "rows of users of this server that have no account here"})
+					b.report.add(1, mspf.Loss{Item: itemProfiles, Key: tables[kind].name, Code: "no_account", State: mspf.Unsupported, Reason: noAccount})
 					continue
 				}
 				tables[kind].add(&d, reader(p.Value))
@@ -92,16 +92,23 @@ func (b *builder) prepareProfiles(c *mspf.Contents) error {
 func (b *builder) addAccount(d *mspf.UserDetails, v reader) {
 	d.Status = mspf.UserStatus{
 		Admin: v.columnBool(), Deactivated: v.columnBool(), Locked: v.columnBool(), Suspended: v.columnBool(), ShadowBanned: v.columnBool(),
-		Approved: v.columnBool(), Guest: v.columnBool(),
+		Approved: v.columnApproved(), Guest: v.columnBool(),
 	}
 	d.Type, d.AppService = v.columnText(), v.columnText()
 	consent := mspf.Consent{Version: v.columnText(), TS: v.columnInt(), NoticeSent: v.columnText()}
 	if consent != (mspf.Consent{}) {
 		d.Consent = &consent
 	}
-	if v.columnText() != "" && !b.o.NoPasswords {
+	if v.columnText() != "" && !b.o.withoutPasswords() {
 		d.Password = b.o.Password
 	}
+}
+
+// columnApproved: accounts from before approval was asked for have none, and count as
+// approved (synapse/storage/databases/main/registration.py: is_user_approved).
+func (r *reader) columnApproved() bool {
+	text, null := r.column()
+	return null || string(text) == "t"
 }
 
 func (b *builder) addProfile(d *mspf.UserDetails, v reader) {
