@@ -145,6 +145,38 @@ func TestInvariantsHaveTests(t *testing.T) {
 	}
 }
 
+var namedTest = regexp.MustCompile("`((?:Test|Fuzz)[A-Z]\\w*[a-z])`")
+
+// A test that a document names is there: who renames one finds what relied on it.
+func TestDocumentsNameTests(t *testing.T) {
+	have := map[string]bool{}
+	for _, s := range sources(t) {
+		for _, d := range s.ast.Decls {
+			if f, ok := d.(*ast.FuncDecl); ok && s.test {
+				have[f.Name.Name] = true
+			}
+		}
+	}
+	n := 0
+	walk(t, func(path string) {
+		if filepath.Ext(path) != ".md" {
+			return
+		}
+		text, err := os.ReadFile(filepath.Join(root(t), path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range namedTest.FindAllStringSubmatch(string(text), -1) {
+			if n++; !have[m[1]] {
+				t.Errorf("%s names %s, and no test has that name", path, m[1])
+			}
+		}
+	})
+	if n < 20 {
+		t.Errorf("only %d names: the pattern matches too little", n)
+	}
+}
+
 // Every test that docs/format.md leans on is in the room that it says, and each
 // durable step of its table has one.
 func TestFormatNamesTests(t *testing.T) {
