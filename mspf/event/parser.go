@@ -156,7 +156,7 @@ func (p *parser) number() (any, error) {
 			return nil, p.fail("no digits in the exponent")
 		}
 	}
-	if text := p.text[start:p.at]; len(text) <= 15 && bytes.IndexAny(text, ".eE") < 0 {
+	if text := p.text[start:p.at]; len(text) <= 15 && !bytes.ContainsAny(text, ".eE") {
 		n := int64(0)
 		for _, c := range bytes.TrimPrefix(text, []byte("-")) {
 			n = 10*n + int64(c-'0')
