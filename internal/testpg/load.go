@@ -149,7 +149,15 @@ func (c *client) run(ctx context.Context) {
 		return
 	}
 	for len(c.prepared) > 0 {
-		if err := c.decide(ctx); err != nil {
+		var gone *pgconn.PgError
+		err := c.decide(ctx)
+		if errors.As(err, &gone) && gone.Code == "42704" {
+			// The session that the end of the context broke off was deciding it: its server
+			// process had not come to that when connect looked.
+			c.prepared = c.prepared[1:]
+			continue
+		}
+		if err != nil {
 			c.Failures = append(c.Failures, fmt.Sprintf("client %d: %v", c.id, err))
 			break
 		}
