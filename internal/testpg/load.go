@@ -149,9 +149,8 @@ func (c *client) run(ctx context.Context) {
 		return
 	}
 	for len(c.prepared) > 0 {
-		var gone *pgconn.PgError
 		err := c.decide(ctx)
-		if errors.As(err, &gone) && gone.Code == "42704" {
+		if code(err) == "42704" { // undefined_object
 			// The session that the end of the context broke off was deciding it: its server
 			// process had not come to that when connect looked.
 			c.prepared = c.prepared[1:]
