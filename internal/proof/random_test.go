@@ -76,7 +76,7 @@ func (r random) once(t *testing.T) {
 	l.attach()
 	killed := r.kill(l, rng)
 	k := l.start(nil)
-	l.until(2*time.Minute, "merges", func(v *history.View) bool { return len(v.Histories) >= 3 })
+	l.until(2*time.Minute, "merges and a copy anew", func(v *history.View) bool { return len(v.Histories) >= 3 && refreshed(v) > 0 })
 	stop()
 	c := <-counts
 	for _, f := range c.Failures {
