@@ -109,11 +109,7 @@ func (a *app) acknowledge(ctx context.Context, id, lineage string) error {
 	if err != nil {
 		return usagef("%v; `lifeboat alarm list` prints them", err)
 	}
-	c, repo, s, err := a.openAsReader(ctx)
-	if err != nil {
-		return err
-	}
-	o, err := a.agentOptions(c)
+	repo, s, o, err := a.openForAgent(ctx)
 	if err != nil {
 		return err
 	}

@@ -81,18 +81,12 @@ func exportCommand(a *app) *cobra.Command {
 }
 
 func (f *exportFlags) check() error {
-	n := 0
-	for _, set := range []bool{f.signingKey != "", f.noKey} {
-		if set {
-			n++
-		}
-	}
 	switch {
 	case f.at == "":
 		return usagef("export needs --at: which commit, for instance --at latest; `lifeboat restore --help` lists the forms")
 	case f.plaintext && len(f.recipients) > 0:
 		return usagef("--plaintext and --recipient exclude each other")
-	case n > 1:
+	case f.signingKey != "" && f.noKey:
 		return usagef("--signing-key and --no-signing-key exclude each other")
 	case f.redact != "pending" && f.redact != "none":
 		return usagef("--redact %s: use pending or none", f.redact)
@@ -116,11 +110,7 @@ func (a *app) export(ctx context.Context, file string, f exportFlags) error {
 	if err != nil {
 		return err
 	}
-	b, err := a.branches(ctx, c, repo, s, f.lineage)
-	if err != nil {
-		return err
-	}
-	v, point, err := b.Resolve(ctx, target)
+	v, point, err := a.resolve(ctx, c, repo, s, f.lineage, target)
 	if err != nil {
 		return err
 	}

@@ -22,11 +22,7 @@ func markCommand(a *app) *cobra.Command {
 }
 
 func (a *app) mark(ctx context.Context, name string) error {
-	c, repo, s, err := a.openAsReader(ctx)
-	if err != nil {
-		return err
-	}
-	o, err := a.agentOptions(c)
+	repo, s, o, err := a.openForAgent(ctx)
 	if err != nil {
 		return err
 	}

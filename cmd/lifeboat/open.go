@@ -179,6 +179,26 @@ func (a *app) branches(ctx context.Context, c *config, repo *history.Repository,
 	return b, err
 }
 
+// resolve finds the commit of a target among the branches.
+func (a *app) resolve(ctx context.Context, c *config, repo *history.Repository, s *history.Secrets, lineage string, t restore.Target) (*history.View, restore.Point, error) {
+	b, err := a.branches(ctx, c, repo, s, lineage)
+	if err != nil {
+		return nil, restore.Point{}, err
+	}
+	return b.Resolve(ctx, t)
+}
+
+// openForAgent opens the repository as [app.openAsReader] does, for what the agent does
+// beside its service.
+func (a *app) openForAgent(ctx context.Context) (*history.Repository, *history.Secrets, agent.Options, error) {
+	c, repo, s, err := a.openAsReader(ctx)
+	if err != nil {
+		return nil, nil, agent.Options{}, err
+	}
+	o, err := a.agentOptions(c)
+	return repo, s, o, err
+}
+
 func lineageFlag(cmd *cobra.Command, at *string) {
 	cmd.Flags().StringVar(at, "lineage", "", "`branch` to use, as lifeboat points prints it (default: the one that has the point; this host's for a time)")
 }

@@ -135,11 +135,7 @@ func (a *app) restore(ctx context.Context, f restoreFlags) error {
 	if err != nil {
 		return err
 	}
-	b, err := a.branches(ctx, c, repo, s, f.lineage)
-	if err != nil {
-		return err
-	}
-	v, point, err := b.Resolve(ctx, target)
+	v, point, err := a.resolve(ctx, c, repo, s, f.lineage, target)
 	if err != nil {
 		return err
 	}

@@ -20,11 +20,7 @@ func statusCommand(a *app) *cobra.Command {
 }
 
 func (a *app) status(ctx context.Context) error {
-	c, repo, s, err := a.openAsReader(ctx)
-	if err != nil {
-		return err
-	}
-	o, err := a.agentOptions(c)
+	repo, s, o, err := a.openForAgent(ctx)
 	if err != nil {
 		return err
 	}

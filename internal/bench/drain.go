@@ -35,9 +35,7 @@ func (b *bench) drain(ctx context.Context) error {
 	if _, err := b.program(ctx, "pgbench", "-n", "-c", "4", "-j", "2", "-t", strconv.Itoa(b.changes/16), db); err != nil {
 		return err
 	}
-	// A position that lies before the end of the last commit: nothing that the
-	// server writes by itself stands between.
-	end, err := b.sql(ctx, db, "BEGIN", "UPDATE pgbench_branches SET bbalance = bbalance + 1 WHERE bid = 1", "SELECT pg_current_wal_insert_lsn()", "COMMIT")
+	end, err := b.lastCommit(ctx, db)
 	if err != nil {
 		return err
 	}
@@ -78,7 +76,12 @@ func (b *bench) drainOnce(ctx context.Context, h home, end string) (usage, error
 	if err := os.Chmod(again.dir+"/lifeboat-state", 0o700); err != nil {
 		return usage{}, err
 	}
-	a, err := b.runAgent(again)
+	return b.untilConfirmed(ctx, again, end)
+}
+
+// untilConfirmed runs the agent until the slot's position is at end.
+func (b *bench) untilConfirmed(ctx context.Context, h home, end string) (usage, error) {
+	a, err := b.runAgent(h)
 	if err != nil {
 		return usage{}, err
 	}
@@ -89,6 +92,12 @@ func (b *bench) drainOnce(ctx context.Context, h home, end string) (usage, error
 	u, err := b.end(a.child)
 	u.wall = wall
 	return u, err
+}
+
+// lastCommit makes one and gives a position that lies before its end: nothing that the
+// server writes by itself stands between.
+func (b *bench) lastCommit(ctx context.Context, db string) (string, error) {
+	return b.sql(ctx, db, "BEGIN", "UPDATE pgbench_branches SET bbalance = bbalance + 1 WHERE bid = 1", "SELECT pg_current_wal_insert_lsn()", "COMMIT")
 }
 
 // drainNew captures a database into a repository of its own, makes changes while nobody
@@ -104,19 +113,11 @@ func (b *bench) drainNew(ctx context.Context, db string) (usage, error) {
 	if _, err := b.program(ctx, "pgbench", "-n", "-c", "4", "-j", "2", "-t", strconv.Itoa(max(1, b.changes/64)), db); err != nil {
 		return usage{}, err
 	}
-	end, err := b.sql(ctx, db, "BEGIN", "UPDATE pgbench_branches SET bbalance = bbalance + 1 WHERE bid = 1", "SELECT pg_current_wal_insert_lsn()", "COMMIT")
+	end, err := b.lastCommit(ctx, db)
 	if err != nil {
 		return usage{}, err
 	}
-	if a, err = b.runAgent(h); err != nil {
-		return usage{}, err
-	}
-	if err := b.confirmed(ctx, h.slot, end, a.child); err != nil {
-		return usage{}, err
-	}
-	wall := time.Since(a.began).Seconds()
-	u, err := b.end(a.child)
-	u.wall = wall
+	u, err := b.untilConfirmed(ctx, h, end)
 	return u, errors.Join(err, b.detach(ctx, h))
 }
 
