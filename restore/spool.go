@@ -282,8 +282,8 @@ func (s *Spool) Tables() []*record.Relation {
 }
 
 // Sequences gives the sequences that were there at the point, by schema and name, with
-// what to set them to: exact at the newest commit, else as the first sample after the
-// point has it, else the last before it.
+// what to set them to: the newest sample that the flush of the point's commit took, or one
+// before it, which covers every value handed out until the commit.
 func (s *Spool) Sequences() []record.Sequence { return s.sequences }
 
 // Schema gives the statements that make the database, from the dump that was certain

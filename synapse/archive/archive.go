@@ -21,7 +21,7 @@ type Options struct {
 	SigningKeys []string
 	// OldKeys are public keys that it signed with before, by key id.
 	OldKeys map[string]mspf.OldKey
-	// Floors are the highest positions ever handed out, by stream.
+	// Floors are the highest positions handed out until the point, by stream.
 	Floors map[string]int64
 	// Password says how the hashes of passwords are to be checked; nil: it is not known.
 	Password *mspf.Password

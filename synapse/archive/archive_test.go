@@ -23,6 +23,7 @@ func TestEveryRoomVersion(t *testing.T) {
 		room, _, last := w.room(v.ID)
 		w.send(sent{version: v.ID, room: room, kind: "m.room.message", content: `{"body":"hello"}`, prev: []string{last}, unsigned: `{"age_ts":1}`})
 	}
+	w.d.add("room_retention", map[string]any{"room_id": "!room10:example.org", "event_id": "$r", "min_lifetime": nil, "max_lifetime": 1000})
 	a := w.export(options())
 	if n := len(slices.Concat(slices.Collect(maps.Values(decode[map[string]any](a, "m.events")))...)); n != 36 {
 		t.Errorf("%d events, want 36", n)
@@ -39,6 +40,8 @@ func TestEveryRoomVersion(t *testing.T) {
 	rooms := decode[mspf.RoomDetails](a, "im.lifeboat.rooms")
 	if d := rooms["!room10:example.org"][0]; !d.Public || !d.LocalOnly || d.Members["@a:example.org"].Membership != "join" || len(d.State) != 2 {
 		t.Errorf("details: %+v", d)
+	} else if p, ok := d.Retention.(map[string]any); !ok || len(p) != 1 || fmt.Sprint(p["max_lifetime"]) != "1000" {
+		t.Errorf("retention: %+v", d.Retention)
 	}
 }
 

@@ -231,11 +231,11 @@ func (b *builder) blocked(add fact) error {
 			}
 		}
 	}
-	for r, err := range b.rows("room_retention", "room_id", "event_id", "min_lifetime", "max_lifetime") {
+	for r, err := range b.rows("room_retention", "room_id", "min_lifetime", "max_lifetime") {
 		if err != nil {
 			return err
 		}
-		f := fields{}.text(r.text(1)).bool(r.null(2)).int(r.int(2)).bool(r.null(3)).int(r.int(3))
+		f := fields{}.bool(r.null(1)).int(r.int(1)).bool(r.null(2)).int(r.int(2))
 		if err := add(r.text(0), factRetention, f); err != nil {
 			return err
 		}
@@ -350,7 +350,6 @@ func addFact(d *mspf.RoomDetails, kind byte, v reader, remembered map[string]boo
 
 // retention is the content of the policy that is in force: lifetimes in milliseconds.
 func retention(v reader) any {
-	_ = v.text()
 	content := map[string]any{}
 	for _, name := range []string{"min_lifetime", "max_lifetime"} {
 		none, n := v.bool(), v.int()
