@@ -137,6 +137,10 @@ func relatives(all []*history.View, host *history.View) []*history.View {
 	return out
 }
 
+// Family gives one of the branches, its ancestors nearest first, and then whoever else
+// descends from one of these.
+func (b *Branches) Family(of *history.View) []*history.View { return relatives(b.All, of) }
+
 // Resolve finds the target's commit among the branches. A position, a transaction or
 // a mark is looked for in all of them, and [ErrAmbiguous] says that several have it.
 // A time and latest mean the host's branch; a time before its beginning means the

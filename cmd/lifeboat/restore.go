@@ -135,16 +135,22 @@ func (a *app) restore(ctx context.Context, f restoreFlags) error {
 	if err != nil {
 		return err
 	}
-	v, point, err := a.resolve(ctx, c, repo, s, f.lineage, target)
+	b, err := a.branches(ctx, c, repo, s, f.lineage)
 	if err != nil {
 		return err
 	}
-	family, err := restore.ReadBranches(ctx, repo, s, v.ID)
+	v, point, err := b.Resolve(ctx, target)
 	if err != nil {
 		return err
+	}
+	family := b
+	if f.lineage != "" { // the point is looked for in one branch; the others of its family count all the same
+		if family, err = restore.ReadBranches(ctx, repo, s, v.ID); err != nil {
+			return err
+		}
 	}
 	plan, err := restore.NewPlan(ctx, v, point, restore.Options{
-		Only: only, AcceptIncomplete: f.acceptIncomplete, StartOver: f.anew, AnyLocale: f.anyLocale, PgRestore: c.Agent.PgBin, Mode: mode, Family: family.All, Damaged: family.Damaged,
+		Only: only, AcceptIncomplete: f.acceptIncomplete, StartOver: f.anew, AnyLocale: f.anyLocale, PgRestore: c.Agent.PgBin, Mode: mode, Family: family.Family(v), Damaged: family.Damaged,
 	})
 	if err != nil {
 		return err
