@@ -8,42 +8,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"lifeboat.im/lifeboat/internal/homeserver"
 )
-
-// history fills the schema that Synapse made with the events from %[1]d to before
-// %[2]d, multiples of 50: ids, JSON, signatures and search words as wide as real ones,
-// an edge for each, a state group for every 50 with 100 rows of state. Half of the
-// content is ciphertext.
-const history = `SET synchronous_commit = off; SET session_replication_role = replica;
-CREATE FUNCTION pg_temp.h(t text) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT translate(rtrim(encode(sha256(t::bytea), 'base64'), '='), '+/', '-_') $$;
-CREATE FUNCTION pg_temp.id(g bigint) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT '$' || pg_temp.h(g::text) $$;
-CREATE FUNCTION pg_temp.room(g bigint) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT '!' || pg_temp.h('room' || g %% 997) $$;
-CREATE FUNCTION pg_temp.who(g bigint) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT '@user' || g %% 5003 || ':localhost' $$;
-INSERT INTO rooms (room_id, is_public, creator, room_version) SELECT DISTINCT pg_temp.room(g), false, pg_temp.who(g %% 997), '10' FROM generate_series(%[1]d, %[2]d - 1) g ON CONFLICT DO NOTHING;
-INSERT INTO events (topological_ordering, event_id, type, room_id, processed, outlier, depth, origin_server_ts, received_ts, sender, contains_url, instance_name, stream_ordering)
-	SELECT g / 997, pg_temp.id(g), CASE WHEN g %% 2 = 0 THEN 'm.room.encrypted' ELSE 'm.room.message' END, pg_temp.room(g), true, false, g / 997,
-		1767225600000 + g * 1700, 1767225600020 + g * 1700, pg_temp.who(g), false, 'master', 100000 + g FROM generate_series(%[1]d, %[2]d - 1) g;
-INSERT INTO event_json SELECT pg_temp.id(g), pg_temp.room(g), '{"device_id":"' || substr(upper(md5(g::text)), 1, 10) || '","txn_id":"m' || 1767225600000 + g || '"}',
-	'{"auth_events":["' || pg_temp.h('a' || g %% 997) || '","' || pg_temp.h('b' || g %% 5003) || '"],"content":{' || CASE WHEN g %% 2 = 0 THEN
-		'"algorithm":"m.megolm.v1.aes-sha2","ciphertext":"' || pg_temp.h('c' || g) || pg_temp.h('d' || g) || pg_temp.h('e' || g) || pg_temp.h('f' || g)
-			|| pg_temp.h('g' || g) || pg_temp.h('h' || g) || '","device_id":"' || substr(upper(md5(g::text)), 1, 10) || '","sender_key":"' || pg_temp.h('i' || g %% 5003)
-			|| '","session_id":"' || pg_temp.h('j' || g / 100) || '"'
-		ELSE '"body":"' || repeat('the quick brown fox jumps over the lazy dog ', 1 + (g %% 5)::int) || g || '","msgtype":"m.text"' END
-	|| '},"depth":' || g / 997 || ',"hashes":{"sha256":"' || pg_temp.h('k' || g) || '"},"origin_server_ts":' || 1767225600000 + g * 1700
-	|| ',"prev_events":["' || pg_temp.id(g - 997) || '"],"room_id":"' || pg_temp.room(g) || '","sender":"' || pg_temp.who(g)
-	|| '","signatures":{"localhost":{"ed25519:a_life":"' || pg_temp.h('l' || g) || pg_temp.h('m' || g) || '"}},"type":"m.room.'
-	|| CASE WHEN g %% 2 = 0 THEN 'encrypted' ELSE 'message' END || '","unsigned":{"age_ts":' || 1767225600000 + g * 1700 || '}}', 4 FROM generate_series(%[1]d, %[2]d - 1) g;
-INSERT INTO event_edges (event_id, prev_event_id, is_state) SELECT pg_temp.id(g), pg_temp.id(g - 997), false FROM generate_series(%[1]d, %[2]d - 1) g;
-INSERT INTO event_to_state_groups SELECT pg_temp.id(g), 100000 + g / 50 FROM generate_series(%[1]d, %[2]d - 1) g;
-INSERT INTO event_search SELECT pg_temp.id(g), pg_temp.room(g), NULL, 'content.body', to_tsvector('simple', 'word' || g %% 3001 || ' word' || g %% 7013 || ' the quick brown fox ' || g),
-	1767225600000 + g * 1700, 100000 + g FROM generate_series(%[1]d, %[2]d - 1, 2) g;
-INSERT INTO state_groups SELECT 100000 + k, pg_temp.room(k), pg_temp.id(k * 50) FROM generate_series(%[1]d / 50, %[2]d / 50 - 1) k;
-INSERT INTO state_groups_state SELECT 100000 + k, pg_temp.room(k), 'm.room.member', pg_temp.who(k * 31 + m), pg_temp.id(-k * 31 - m)
-	FROM generate_series(%[1]d / 50, %[2]d / 50 - 1) k, generate_series(1, 100) m`
 
 // synapse: what a message costs with and without the agent, on a homeserver that
 // runs; then copy and restore of a database of its shape.
@@ -63,26 +31,47 @@ func (b *bench) synapse(ctx context.Context) error {
 	if err := b.messages(ctx, db, install); err != nil {
 		return err
 	}
-	events, err := b.grow(ctx, db, int64(b.megabytes)<<20)
+	c, err := newChronicle("localhost", filepath.Join(b.dir, "homeserver", "signing.key"))
 	if err != nil {
 		return err
 	}
-	h, err := b.copyAndRestore(ctx, db, ", Synapse")
-	if err != nil {
+	// The archive first, of fewer events: as many as its figure names.
+	if err := b.growBy(ctx, db, c, int64(b.megabytes)*exportEvents/exportAt); err != nil {
 		return err
 	}
-	return b.export(ctx, h, events)
+	if err := b.export(ctx, db, c.n); err != nil {
+		return err
+	}
+	if err := b.grow(ctx, db, c, int64(b.megabytes)<<20); err != nil {
+		return err
+	}
+	_, err = b.copyAndRestore(ctx, db, ", Synapse")
+	return err
 }
+
+// exportEvents are in the archive when the size of databases is exportAt MB, as it is
+// if nothing else is asked for.
+const exportEvents, exportAt = 200_000, 1200
 
 // export writes the archive of a homeserver: events a second of processor time, and the
 // peak of the memory.
-func (b *bench) export(ctx context.Context, h home, events int64) error {
+func (b *bench) export(ctx context.Context, db string, events int64) error {
+	h, a, err := b.capture(ctx, db, 5*time.Second)
+	if err != nil {
+		return err
+	}
+	if _, err := b.end(a.child); err != nil {
+		return err
+	}
+	if err := b.detach(ctx, h); err != nil {
+		return err
+	}
 	const target, most = 40_000, 256 // events a second of one processor, MiB
 	var rates []float64
 	peak := int64(0)
 	for i := range b.pairs {
 		file := filepath.Join(h.dir, fmt.Sprintf("server-%d.tar.zst.age", i))
-		u, err := b.lifeboatRun(ctx, h, "export", "--at", "latest", "--no-signing-key", "--key", h.key(), file)
+		u, err := b.lifeboatRun(ctx, h, "export", "--at", "latest", "--signing-key", filepath.Join(b.dir, "homeserver", "signing.key"), "--key", h.key(), file)
 		if err != nil {
 			return err
 		}
@@ -101,26 +90,34 @@ func (b *bench) export(ctx context.Context, h home, events int64) error {
 	return nil
 }
 
-// grow adds events until the database has size bytes, and gives their number.
-func (b *bench) grow(ctx context.Context, db string, size int64) (events int64, err error) {
-	for from, step := int64(0), int64(b.megabytes)*200/50*50; ; {
-		if _, err := b.sql(ctx, db, append(strings.Split(fmt.Sprintf(history, from, from+step), ";\n"), "VACUUM ANALYZE", "CHECKPOINT")...); err != nil {
-			return 0, err
-		}
-		from += step
+// growBy adds so many events.
+func (b *bench) growBy(ctx context.Context, db string, c *chronicle, events int64) error {
+	if err := c.grow(ctx, b.dsn(db), events); err != nil {
+		return err
+	}
+	_, err := b.sql(ctx, db, "VACUUM ANALYZE", "CHECKPOINT")
+	return err
+}
+
+// grow adds events until the database has size bytes.
+func (b *bench) grow(ctx context.Context, db string, c *chronicle, size int64) error {
+	for {
 		out, err := b.sql(ctx, db, "SELECT pg_database_size('"+db+"')")
 		if err != nil {
-			return 0, err
+			return err
 		}
 		have, err := strconv.ParseInt(out, 10, 64)
 		if err != nil {
-			return 0, err
+			return err
 		}
 		if have >= size {
-			fmt.Printf("   %d events, a database of %d bytes\n", from, have)
-			return from, nil
+			fmt.Printf("   %d events, a database of %d bytes\n", c.n, have)
+			return nil
 		}
-		step = ((size-have)/(have/from)/50 + 20) * 50 // what is left, at the size of an event so far, and 1000
+		// What is left, at the size of an event so far, and some more.
+		if err := b.growBy(ctx, db, c, (size-have)/(have/c.n)+1000); err != nil {
+			return err
+		}
 	}
 }
 
