@@ -260,10 +260,11 @@ type DatabaseTable struct {
 	Columns []string `json:"columns"`
 }
 
-// Row is one row in PostgreSQL's COPY text format, without its newline.
+// Row is one row in PostgreSQL's COPY text format, without its newline. The line is valid
+// until the next step.
 type Row struct {
 	Table string
-	Line  string
+	Line  []byte
 }
 
 // Loss says of something that is not carried, or not carried whole, how often and why.

@@ -32,7 +32,7 @@ func TestM4_MemoryIsThatOfOneFile(t *testing.T) {
 		Rows: func(yield func(Row, error) bool) {
 			for i := range rows {
 				look(i)
-				if !yield(Row{"big", text}, nil) {
+				if !yield(Row{"big", []byte(text)}, nil) {
 					return
 				}
 			}

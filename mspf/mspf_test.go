@@ -129,8 +129,8 @@ func TestWriteFails(t *testing.T) {
 			n := 0
 			c.Rooms = func(yield func(Room, error) bool) { n++; yield(Room{ID: strings.Repeat("!", n)}, nil) }
 		}, ErrChanged},
-		"otk":       {t.Context(), func(c *Contents) { c.Rows = seq(Row{oneTimeKeys, "x"}) }, ErrOneTimeKeys},
-		"not UTF-8": {t.Context(), func(c *Contents) { c.Rows = seq(Row{"users", "\xff"}) }, ErrCBOR},
+		"otk":       {t.Context(), func(c *Contents) { c.Rows = seq(Row{oneTimeKeys, []byte("x")}) }, ErrOneTimeKeys},
+		"not UTF-8": {t.Context(), func(c *Contents) { c.Rows = seq(Row{"users", []byte("\xff")}) }, ErrCBOR},
 		"cancelled": {cancelled, func(*Contents) {}, context.Canceled},
 	} {
 		for _, form := range []string{"dir", "a.tar.zst"} {
@@ -195,7 +195,7 @@ func TestM3_WhatIsNotCarriedIsInTheReport(t *testing.T) {
 
 func TestM5_OneTimeKeysAreNotWritten(t *testing.T) {
 	c := newWorld(t, "10").contents()
-	c.Rows = seq(Row{"e2e_fallback_keys_json", "fallback"}, Row{oneTimeKeys, "KNOWNKEY"})
+	c.Rows = seq(Row{"e2e_fallback_keys_json", []byte("fallback")}, Row{oneTimeKeys, []byte("KNOWNKEY")})
 	path := filepath.Join(t.TempDir(), "a.tar")
 	if _, err := Write(t.Context(), path, c, plain()); !errors.Is(err, ErrOneTimeKeys) {
 		t.Fatalf("%v", err)

@@ -169,7 +169,7 @@ func (w *world) contents() Contents {
 			Software: "synapse", Schema: 94, DDL: []string{"CREATE TABLE users (name text)"}, DDLAfter: []string{"CREATE UNIQUE INDEX users_name ON users (name)"},
 			Tables: []DatabaseTable{{Name: "users", Columns: []string{"name"}}}, Sequences: map[string]SequenceState{"s": {Last: 7, Called: true}},
 		},
-		Rows: seq(Row{"users", "@a:example.org"}, Row{"users", `@b:example.org\tx`}),
+		Rows: seq(Row{"users", []byte("@a:example.org")}, Row{"users", []byte(`@b:example.org\tx`)}),
 		Losses: func() []Loss {
 			return []Loss{{Item: "im.lifeboat.media", Code: "media", State: Unsupported, Count: 3, Reason: "media are not in the archive yet"}}
 		},

@@ -182,7 +182,7 @@ func openTar(path, form string, encrypted bool, o WriteOptions, at time.Time) (_
 	case ".tar.gz", ".tgz":
 		add(gzip.NewWriter(w)) // its header has neither name nor time
 	case ".tar.zst":
-		c, err := zstd.NewWriter(w, zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(4<<20))
+		c, err := zstd.NewWriter(w, zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(4<<20), zstd.WithEncoderLevel(zstd.SpeedFastest))
 		if err != nil {
 			return nil, err
 		}

@@ -1,6 +1,7 @@
 package mspf
 
 import (
+	"bufio"
 	"cmp"
 	"errors"
 	"fmt"
@@ -46,8 +47,15 @@ func (n *numbered) flush() error {
 	if n.part.form == byKey {
 		elements = int64(len(n.b.root.kids))
 	}
-	err := n.w.put(n.part.item, name, n.b.encode(), elements)
-	n.b, n.n = builder{}, n.n+1
+	err := n.w.stream(n.part.item, name, n.b.size(), elements, func(out io.Writer) error {
+		all := bufio.NewWriterSize(out, pieceBytes)
+		if err := n.b.writeTo(all); err != nil {
+			return err
+		}
+		return all.Flush()
+	})
+	n.b.reset()
+	n.n++
 	return err
 }
 
@@ -347,14 +355,20 @@ func (w *writer) database(c Contents) error {
 	if err := w.put(itemDatabase, Prefix+"synapse/schema.json", schema, 1); err != nil {
 		return err
 	}
+	var head []byte
 	return each(w, itemDatabase, c.Rows, func(n *numbered, r Row) error {
 		if r.Table == oneTimeKeys {
 			return fmt.Errorf("%s: %w: rows of %s", itemDatabase, ErrOneTimeKeys, r.Table)
 		}
-		if !utf8.ValidString(r.Line) {
+		if !utf8.Valid(r.Line) {
 			return fmt.Errorf("%s: %w: a row of %s is not UTF-8", itemDatabase, ErrCBOR, r.Table)
 		}
-		return n.add(r.Line, r.Table)
+		head = appendHead(head[:0], majorText, uint64(len(r.Line)))
+		if err := n.room(len(head) + len(r.Line)); err != nil {
+			return err
+		}
+		n.b.count++
+		return n.b.append(head, r.Line, r.Table)
 	})
 }
 

@@ -106,7 +106,7 @@ func (s *Spool) AddDatabase(c *mspf.Contents) error {
 				continue
 			}
 			for line, err := range s.Rows(filed[t.Name].Schema, filed[t.Name].Name) {
-				if !yield(mspf.Row{Table: t.Name, Line: string(line)}, err) || err != nil {
+				if !yield(mspf.Row{Table: t.Name, Line: line}, err) || err != nil {
 					return
 				}
 			}

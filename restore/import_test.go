@@ -53,7 +53,7 @@ func small() mspf.Contents {
 func rows(table string, lines ...string) iter.Seq2[mspf.Row, error] {
 	return func(yield func(mspf.Row, error) bool) {
 		for _, l := range lines {
-			if !yield(mspf.Row{Table: table, Line: l}, nil) {
+			if !yield(mspf.Row{Table: table, Line: []byte(l)}, nil) {
 				return
 			}
 		}

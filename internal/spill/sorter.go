@@ -12,7 +12,7 @@ const (
 	minBudget = 64 << 10
 	maxBudget = 1 << 30 // places in a chunk are 32 bits
 	// fanIn is how many runs are merged into one, and at most gone through at once.
-	fanIn = 16
+	fanIn = 64
 )
 
 // Sorter takes pairs in any order. It is not safe for concurrent use.

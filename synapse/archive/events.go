@@ -3,6 +3,7 @@ package archive
 import (
 	"bytes"
 	"errors"
+	"iter"
 	"runtime"
 
 	"golang.org/x/sync/errgroup"
@@ -10,6 +11,7 @@ import (
 	"lifeboat.im/lifeboat/internal/spill"
 	"lifeboat.im/lifeboat/mspf"
 	"lifeboat.im/lifeboat/mspf/event"
+	"lifeboat.im/lifeboat/record"
 )
 
 // stored is one event as the database has it.
@@ -27,10 +29,9 @@ type stored struct {
 	member                 *member // it says so of a user of this server
 }
 
-// What an event is put together from, in this order.
+// What is known of an event beside its text, in this order.
 const (
-	partText byte = iota
-	partRow
+	partRow byte = iota
 	partRejected
 	partTxn
 	partRedaction
@@ -44,12 +45,16 @@ func (b *builder) prepareEvents(c *mspf.Contents) error {
 	if b.o.AsStored {
 		c.Archive.Redaction = "none"
 	}
-	joined, bans, err := b.joinEvents()
+	texts, err := b.sortedBy("event_json", "event_id")
+	if err != nil {
+		return err
+	}
+	parts, bans, err := b.joinEvents(texts)
 	if err != nil {
 		return err
 	}
 	placed, refs, invites := b.sorter(3), b.sorter(6), b.sorter(16)
-	err = b.placeEvents(joined, bans, func(p *placedEvent) error {
+	err = b.placeEvents(texts, parts, bans, func(p *placedEvent) error {
 		err := errors.Join(placed.Add(p.key, p.text), refs.Add(p.key, p.refs))
 		if err == nil && p.invite != nil {
 			err = invites.Add(p.inviteKey, p.invite)
@@ -59,7 +64,7 @@ func (b *builder) prepareEvents(c *mspf.Contents) error {
 	if err != nil {
 		return err
 	}
-	if err := joined.Close(); err != nil {
+	if err := parts.Close(); err != nil {
 		return err
 	}
 	if b.events, err = placed.Sorted(); err != nil {
@@ -82,11 +87,12 @@ func (b *builder) prepareEvents(c *mspf.Contents) error {
 	return nil
 }
 
-// joinEvents sorts everything that is known of an event by its id. The large tables are
-// gone through once, for whoever needs something of them.
-func (b *builder) joinEvents() (*spill.Sorted, map[[2]string][]ban, error) {
+// joinEvents sorts what is known of an event beside its text by its id. The large tables
+// are gone through once, for whoever needs something of them.
+func (b *builder) joinEvents(texts Tables) (*spill.Sorted, map[[2]string][]ban, error) {
 	j := &join{b: b, events: b.sorter(3), redactions: b.sorter(16), banned: map[string]bool{}}
-	for _, gather := range []func() error{j.redacting, j.texts, j.eventRows, j.rejections, j.transactions, j.members} {
+	first := func() error { return j.texts(texts) }
+	for _, gather := range []func() error{j.redacting, first, j.eventRows, j.rejections, j.transactions, j.members} {
 		if err := gather(); err != nil {
 			return nil, nil, err
 		}
@@ -106,7 +112,7 @@ func (b *builder) joinEvents() (*spill.Sorted, map[[2]string][]ban, error) {
 // join collects what belongs together.
 type join struct {
 	b                  *builder
-	events, redactions *spill.Sorter   // by event, by redaction
+	events, redactions *spill.Sorter   // by event as its rows spell it, by redaction
 	banned             map[string]bool // events that redact what a user sent
 
 	key   []byte // used again for every row
@@ -114,26 +120,27 @@ type join struct {
 }
 
 func (j *join) event(id string, part byte, f fields) error {
-	return j.events.Add(append(key(id), part), f)
+	j.key = append(record.AppendValue(j.key[:0], []byte(id)), endOfID, part)
+	return j.events.Add(j.key, f)
 }
+
+// endOfID is what follows the id in a row: so the parts of events are in the order of
+// their rows.
+const endOfID = '\t'
 
 // row is event for a row whose first column is the id.
 func (j *join) row(r *row, part byte) error {
-	j.key = append(r.append(j.key[:0], 0), 0, part)
+	j.key = append(append(j.key[:0], r.fields[0]...), endOfID, part)
 	return j.events.Add(j.key, j.value)
 }
 
-// texts gathers the events themselves.
-func (j *join) texts() error {
-	for r, err := range j.b.rows("event_json", "event_id", "room_id", "internal_metadata", "json") {
+// texts looks at the events themselves for what decides about others.
+func (j *join) texts(texts Tables) error {
+	for r, err := range j.b.rowsOf(texts, "event_json", "event_id", "room_id", "internal_metadata", "json") {
 		if err != nil {
 			return err
 		}
 		if err := j.b.meet(r); err != nil {
-			return err
-		}
-		j.value = j.value[:0].column(r, 1).column(r, 2).column(r, 3)
-		if err := j.row(r, partText); err != nil {
 			return err
 		}
 		if err := j.recheck(r); err != nil {
@@ -221,18 +228,32 @@ func (j *join) transactions() error {
 	return nil
 }
 
+// batch is some events on their way, with the memory that they are in.
+type batch struct {
+	events []stored
+	placed []placedEvent
+	text   []byte // of events
+	out    []byte // of placed
+}
+
+// Of one batch: so that goroutines meet seldom, and little is on the way.
+const (
+	batchEvents = 64
+	batchBytes  = 256 << 10
+)
+
 // placeEvents reads one event after the other, and has several checked at once.
-func (b *builder) placeEvents(joined *spill.Sorted, bans map[[2]string][]ban, add func(*placedEvent) error) error {
-	jobs := make(chan *stored, 64)
-	done := make(chan *placedEvent, 64)
+func (b *builder) placeEvents(texts Tables, parts *spill.Sorted, bans map[[2]string][]ban, add func(*placedEvent) error) error {
+	jobs, done, free := make(chan *batch, 4), make(chan *batch, 4), make(chan *batch, 16)
 	var work errgroup.Group
 	for range runtime.GOMAXPROCS(0) {
 		work.Go(func() error {
-			signatures := b.batches()
-			for e := range jobs {
-				done <- b.place(e, bans, signatures)
+			p := &placer{builder: b, bans: bans, signatures: b.batches()}
+			for x := range jobs {
+				p.batch(x)
+				done <- x
 			}
-			for _, batch := range signatures {
+			for _, batch := range p.signatures {
 				batch.Flush()
 			}
 			return nil
@@ -243,40 +264,85 @@ func (b *builder) placeEvents(joined *spill.Sorted, bans map[[2]string][]ban, ad
 		defer close(done)
 		defer work.Wait()
 		defer close(jobs)
-		return b.eachStored(joined, func(e *stored) { jobs <- e })
+		return b.eachBatch(texts, parts, free, func(x *batch) { jobs <- x })
 	})
 	var failed error
-	for p := range done {
-		if p != nil && failed == nil {
-			failed = add(p)
+	for x := range done {
+		for i := range x.placed {
+			if failed == nil {
+				failed = add(&x.placed[i])
+			}
+		}
+		select {
+		case free <- x:
+		default:
 		}
 	}
 	return errors.Join(all.Wait(), failed)
 }
 
-// eachStored gives each event that has a text.
-func (b *builder) eachStored(joined *spill.Sorted, each func(*stored)) error {
-	for g, err := range b.groups(joined, firstText) {
-		if err != nil {
-			return err
+// eachBatch gives the events that have a text.
+func (b *builder) eachBatch(texts Tables, parts *spill.Sorted, free chan *batch, each func(*batch)) error {
+	take := func() *batch {
+		select {
+		case x := <-free:
+			x.events, x.placed, x.text, x.out = x.events[:0], x.placed[:0], x.text[:0], x.out[:0]
+			return x
+		default:
+			return &batch{}
 		}
-		e := &stored{id: string(g.key[:len(g.key)-1])}
-		for p, err := range g.pairs {
-			if err != nil {
-				return err
-			}
-			e.take(p.Key[len(p.Key)-1], reader(p.Value))
+	}
+	x := take()
+	err := b.eachStored(texts, parts, func(r *row) *stored {
+		if len(x.events) == batchEvents || len(x.text) > batchBytes {
+			each(x)
+			x = take()
 		}
-		if e.json == nil {
-			if e.hasRow {
+		n := len(x.text)
+		x.text = r.append(x.text, 3)
+		x.events = append(x.events, stored{id: r.text(0), room: r.text(1), json: x.text[n:len(x.text):len(x.text)]})
+		return &x.events[len(x.events)-1]
+	})
+	if err == nil && len(x.events) > 0 {
+		each(x)
+	}
+	return err
+}
+
+// eachStored puts the rows of the texts and what else is known of each event together,
+// which are in the same order.
+func (b *builder) eachStored(texts Tables, parts *spill.Sorted, begin func(*row) *stored) error {
+	next, stop := iter.Pull2(b.pairs(parts))
+	defer stop()
+	p, err, more := next()
+	var id, last []byte
+	// before passes over parts of events that have no text: those before an id.
+	before := func(id []byte) {
+		for more && err == nil && (id == nil || bytes.Compare(p.Key[:len(p.Key)-1], id) < 0) {
+			if p.Key[len(p.Key)-1] == partRow {
 				b.report.add(1, mspf.Loss{Item: "m.events", Code: "event_without_text", State: mspf.Absent, Reason: "the server itself has lost the text of these events"})
 			}
-			continue
+			p, err, more = next()
 		}
-		e.facts = b.rooms[e.room]
-		each(e)
 	}
-	return nil
+	for r, failed := range b.rowsOf(texts, "event_json", "event_id", "room_id", "internal_metadata", "json") {
+		if failed != nil {
+			return failed
+		}
+		id, last = append(append(last[:0], r.fields[0]...), endOfID), id
+		if bytes.Compare(last, id) >= 0 {
+			return errors.New("table event_json: its rows do not ascend")
+		}
+		before(id)
+		e := begin(r)
+		for more && err == nil && bytes.Equal(p.Key[:len(p.Key)-1], id) {
+			e.take(p.Key[len(p.Key)-1], reader(p.Value))
+			p, err, more = next()
+		}
+		e.meta, e.facts = metadata(r, 2), b.rooms[e.room]
+	}
+	before(nil)
+	return err
 }
 
 // createdVersion is what a create event says of its room's version.
@@ -294,10 +360,10 @@ func createdVersion(text []byte) string {
 
 // metadata reads what the server noted beside an event. Of most events nothing in it
 // matters, and it need not be read.
-func metadata(text []byte) map[string]any {
+func metadata(r *row, i int) map[string]any {
 	for _, name := range []string{"soft_failed", "out_of_band_membership", "_spammy"} {
-		if bytes.Contains(text, []byte(name)) {
-			tree, _, _ := event.Parse(text)
+		if bytes.Contains(r.fields[i], []byte(name)) {
+			tree, _, _ := event.Parse(r.bytes(i))
 			return tree
 		}
 	}
@@ -306,10 +372,6 @@ func metadata(text []byte) map[string]any {
 
 func (e *stored) take(part byte, v reader) {
 	switch part {
-	case partText:
-		e.room = v.text()
-		e.meta = metadata(v.bytes())
-		e.json = append([]byte{}, v.bytes()...)
 	case partRow:
 		e.hasRow, e.kind, e.sender, e.stream, e.received, e.outlier = true, v.text(), v.text(), v.int(), v.int(), v.bool()
 		e.rejected = v.text()

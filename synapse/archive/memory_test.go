@@ -41,11 +41,11 @@ func (l large) Rows(table string) iter.Seq2[[]byte, error] {
 			if i%1000 == 0 {
 				l.look()
 			}
-			id := fmt.Sprintf("$%040d", i*7919%l.events) // not in the order of the room
+			id, depth := fmt.Sprintf("$%040d", i), i*7919%l.events // not in the order of the room
 			line := id + fmt.Sprintf("\tm.room.message\t@a:example.org\t%d\t1600000000000\tf\t\\N", i)
 			if table == "event_json" {
 				line = id + "\t!r:example.org\t{}\t" + fmt.Sprintf(
-					`{"type":"m.room.message","sender":"@a:example.org","room_id":"!r:example.org","depth":%d,"content":{"body":"%s"},"prev_events":[],"auth_events":[],"hashes":{"sha256":"x"}}`, i, l.body)
+					`{"type":"m.room.message","sender":"@a:example.org","room_id":"!r:example.org","depth":%d,"content":{"body":"%s"},"prev_events":[],"auth_events":[],"hashes":{"sha256":"x"}}`, depth, l.body)
 			}
 			if !yield([]byte(line), nil) {
 				return

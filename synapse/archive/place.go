@@ -28,9 +28,21 @@ func (e *stored) flag(name string) bool {
 	return v
 }
 
-// place checks an event and says where it belongs. It is called from several goroutines,
-// each with signatures of its own, which are checked when enough have come together.
-func (b *builder) place(e *stored, bans map[[2]string][]ban, signatures batches) *placedEvent {
+// placer checks events and says where they belong. There are several at work, each with
+// signatures of its own, which are checked when enough have come together.
+type placer struct {
+	*builder
+	bans       map[[2]string][]ban
+	signatures batches
+}
+
+func (b *placer) batch(x *batch) {
+	for i := range x.events {
+		x.placed = append(x.placed, b.place(&x.events[i]))
+	}
+}
+
+func (b *placer) place(e *stored) placedEvent {
 	r := e.facts
 	m := mspf.EventMeta{
 		EventID: e.id, StreamOrdering: e.stream, ReceivedTS: e.received, Outlier: e.outlier, Rejected: e.rejected,
@@ -54,22 +66,22 @@ func (b *builder) place(e *stored, bans map[[2]string][]ban, signatures batches)
 	if e.sender == "" {
 		e.sender, _ = tree["sender"].(string)
 	}
-	m.RedactedBy = b.redactedBy(e, bans)
+	m.RedactedBy = b.redactedBy(e, b.bans)
 	if r.known && tree != nil {
-		b.checked(e, r, tree, &m, signatures)
+		b.checked(e, r, tree, &m)
 	}
 	text, kept := e.json, tree
 	if m.RedactedBy != "" && !m.Censored && !b.o.AsStored {
 		text, kept = b.redacted(e, r, tree, &m)
 		exact = event.Exact(kept)
 	}
-	p := &placedEvent{key: b.placeOf(e, r, tree), text: encodeEvent(&m, kept, exact, text), refs: b.references(e, tree, replaced, &m)}
+	p := placedEvent{key: b.placeOf(e, r, tree), text: encodeEvent(&m, kept, exact, text), refs: b.references(e, tree, replaced, &m)}
 	p.keepInvite(e, text)
 	return p
 }
 
 // checked holds the event against its id, its hash and our signature.
-func (b *builder) checked(e *stored, r *room, tree map[string]any, m *mspf.EventMeta, signatures batches) {
+func (b *placer) checked(e *stored, r *room, tree map[string]any, m *mspf.EventMeta) {
 	signed, err := r.rules.Signed(tree)
 	id := ""
 	if err == nil {
@@ -85,7 +97,7 @@ func (b *builder) checked(e *stored, r *room, tree map[string]any, m *mspf.Event
 			b.report.add(1, mspf.Loss{Item: "m.events", Key: e.room, Code: "content_hash", State: mspf.Lossy, Reason: "the content is not what its hash says, and no redaction says why"})
 		}
 	}
-	b.signature(e, tree, signed, signatures)
+	b.signature(e, tree, signed)
 }
 
 // redacted gives what a redaction leaves of an event; nothing when that cannot be told:
@@ -124,7 +136,7 @@ func (b *builder) batches() batches {
 }
 
 // signature has our own checked on what our users sent.
-func (b *builder) signature(e *stored, tree map[string]any, signed []byte, signatures batches) {
+func (b *placer) signature(e *stored, tree map[string]any, signed []byte) {
 	if len(b.keys) == 0 || signed == nil || !b.local(e.sender) {
 		return
 	}
@@ -132,7 +144,7 @@ func (b *builder) signature(e *stored, tree map[string]any, signed []byte, signa
 	ours, _ := by[b.server].(map[string]any)
 	checked := false
 	for id := range ours {
-		batch := signatures[id]
+		batch := b.signatures[id]
 		if batch == nil {
 			continue
 		}

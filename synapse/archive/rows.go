@@ -1,17 +1,20 @@
 package archive
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"iter"
+	"slices"
 	"strconv"
 
+	"lifeboat.im/lifeboat/internal/spill"
 	"lifeboat.im/lifeboat/mspf/event"
 	"lifeboat.im/lifeboat/record"
 )
 
-// Tables gives the rows of a database. Musts: the same rows in the same order each
-// time; a line is valid until the next step.
+// Tables gives the rows of a database. Musts: the same rows each time, ascending by the
+// bytes of their lines; a line is valid until the next step.
 type Tables interface {
 	// Columns gives the names of a table's columns in the order of its rows; nil when
 	// there is no such table.
@@ -32,9 +35,13 @@ type row struct {
 
 // rows goes through a table.
 func (b *builder) rows(table string, columns ...string) iter.Seq2[*row, error] {
+	return b.rowsOf(b.tables, table, columns...)
+}
+
+func (b *builder) rowsOf(tables Tables, table string, columns ...string) iter.Seq2[*row, error] {
 	return func(yield func(*row, error) bool) {
 		b.read[table] = true
-		have := b.tables.Columns(table)
+		have := tables.Columns(table)
 		if have == nil {
 			return
 		}
@@ -47,7 +54,7 @@ func (b *builder) rows(table string, columns ...string) iter.Seq2[*row, error] {
 			}
 		}
 		r := &row{table: table, names: columns, fields: make([][]byte, len(columns))}
-		for line, err := range b.tables.Rows(table) {
+		for line, err := range tables.Rows(table) {
 			if err == nil {
 				err = b.check()
 			}
@@ -67,6 +74,51 @@ func (b *builder) rows(table string, columns ...string) iter.Seq2[*row, error] {
 			}
 			if r.err != nil {
 				yield(nil, fmt.Errorf("table %s: %w", table, r.err))
+				return
+			}
+		}
+	}
+}
+
+// sortedBy gives a table in the order of the values of a column. Mostly it is the first
+// one, and then the table is in that order already.
+func (b *builder) sortedBy(table, column string) (Tables, error) {
+	columns := b.tables.Columns(table)
+	i := slices.Index(columns, column)
+	if i <= 0 {
+		return b.tables, nil
+	}
+	t := reordered{columns: slices.Insert(slices.Delete(slices.Clone(columns), i, i+1), 0, column)}
+	s := b.sorter(3)
+	var line []byte
+	for r, err := range b.rows(table, t.columns...) {
+		if err != nil {
+			return nil, err
+		}
+		line = append(line[:0], bytes.Join(r.fields, []byte{'\t'})...)
+		if err := s.Add(line, nil); err != nil {
+			return nil, err
+		}
+	}
+	var err error
+	t.lines, err = s.Sorted()
+	return t, err
+}
+
+// reordered is one table with its columns in another order.
+type reordered struct {
+	columns []string
+	lines   *spill.Sorted
+}
+
+// Columns gives the names of the columns.
+func (t reordered) Columns(string) []string { return t.columns }
+
+// Rows gives the lines.
+func (t reordered) Rows(string) iter.Seq2[[]byte, error] {
+	return func(yield func([]byte, error) bool) {
+		for p, err := range t.lines.All() {
+			if !yield(p.Key, err) || err != nil {
 				return
 			}
 		}
