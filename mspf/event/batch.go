@@ -4,6 +4,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha512"
+	"errors"
 
 	"filippo.io/edwards25519"
 )
@@ -19,78 +20,84 @@ type Batch struct {
 	// Bad is told of each signature that does not fit.
 	Bad func()
 
-	entries []batchEntry
-	scratch []byte
+	entries  []batchEntry
+	messages []byte
+	scalars  []edwards25519.Scalar
+	points   []edwards25519.Point
+	random   []byte
+	scratch  []byte
 }
 
-type batchEntry struct{ message, signature []byte }
+type batchEntry struct {
+	from, to  int // its message
+	signature [ed25519.SignatureSize]byte
+	wrong     bool // it has another size
+}
 
-// batchMost is how many are checked at once: more save little.
-const batchMost = 64
+// How many are checked at once, and bytes of them: more save little.
+const (
+	batchMost  = 256
+	batchBytes = 1 << 20
+)
 
-// Add takes what was signed, which is not copied, and the signature.
+// Add takes what was signed, and the signature; both are copied.
 func (b *Batch) Add(message, signature []byte) {
-	b.entries = append(b.entries, batchEntry{message, signature})
-	if len(b.entries) == batchMost {
+	e := batchEntry{from: len(b.messages), wrong: len(signature) != ed25519.SignatureSize}
+	copy(e.signature[:], signature)
+	b.messages = append(b.messages, message...)
+	e.to = len(b.messages)
+	b.entries = append(b.entries, e)
+	if len(b.entries) == batchMost || len(b.messages) > batchBytes {
 		b.Flush()
 	}
 }
 
 // Flush checks what was added since the last one.
 func (b *Batch) Flush() {
-	if len(b.entries) > 1 && b.all() {
-		b.entries = b.entries[:0]
-		return
-	}
-	for _, e := range b.entries {
-		if len(b.Key) != ed25519.PublicKeySize || !ed25519.Verify(b.Key, e.message, e.signature) {
-			b.Bad()
+	if len(b.entries) < 2 || !b.all() {
+		for _, e := range b.entries {
+			if e.wrong || len(b.Key) != ed25519.PublicKeySize || !ed25519.Verify(b.Key, b.messages[e.from:e.to], e.signature[:]) {
+				b.Bad()
+			}
 		}
 	}
-	b.entries = b.entries[:0]
+	b.entries, b.messages = b.entries[:0], b.messages[:0]
 }
 
 // all says that every signature fits; false may also mean that it could not tell.
 func (b *Batch) all() bool {
-	a, err := new(edwards25519.Point).SetBytes(b.Key)
-	if err != nil {
+	n := len(b.entries)
+	if b.random == nil {
+		b.random, b.scalars, b.points = make([]byte, 16*batchMost), make([]edwards25519.Scalar, batchMost+2), make([]edwards25519.Point, batchMost+2)
+	}
+	scalars, points := make([]*edwards25519.Scalar, n+2), make([]*edwards25519.Point, n+2)
+	for i := range scalars {
+		scalars[i], points[i] = &b.scalars[i], &b.points[i]
+	}
+	rand.Read(b.random[:16*n]) // crypto/rand: never returns an error
+	var s, k, sumS, sumK edwards25519.Scalar
+	for i := range n {
+		e := &b.entries[i]
+		var wide [32]byte
+		copy(wide[:], b.random[16*i:16*i+16])
+		z := scalars[i]
+		_, err1 := z.SetCanonicalBytes(wide[:])
+		_, err2 := s.SetCanonicalBytes(e.signature[32:])
+		_, err3 := points[i].SetBytes(e.signature[:32])
+		b.scratch = append(append(append(b.scratch[:0], e.signature[:32]...), b.Key...), b.messages[e.from:e.to]...)
+		sum := sha512.Sum512(b.scratch)
+		_, err4 := k.SetUniformBytes(sum[:])
+		if e.wrong || errors.Join(err1, err2, err3, err4) != nil {
+			return false
+		}
+		sumS.MultiplyAdd(z, &s, &sumS)
+		sumK.MultiplyAdd(z, &k, &sumK)
+	}
+	scalars[n], scalars[n+1] = &sumK, sumS.Negate(&sumS)
+	points[n+1].Set(edwards25519.NewGeneratorPoint())
+	if _, err := points[n].SetBytes(b.Key); err != nil {
 		return false
 	}
-	n := len(b.entries)
-	random := make([]byte, 16*n)
-	rand.Read(random) // crypto/rand: never returns an error
-	scalars, points := make([]*edwards25519.Scalar, n, n+2), make([]*edwards25519.Point, n, n+2)
-	sumS, sumK := edwards25519.NewScalar(), edwards25519.NewScalar()
-	for i, e := range b.entries {
-		if len(e.signature) != ed25519.SignatureSize {
-			return false
-		}
-		var wide [32]byte
-		copy(wide[:], random[16*i:16*i+16])
-		z, err := edwards25519.NewScalar().SetCanonicalBytes(wide[:])
-		if err != nil {
-			return false
-		}
-		s, err := edwards25519.NewScalar().SetCanonicalBytes(e.signature[32:])
-		if err != nil {
-			return false
-		}
-		r, err := new(edwards25519.Point).SetBytes(e.signature[:32])
-		if err != nil {
-			return false
-		}
-		b.scratch = append(append(append(b.scratch[:0], e.signature[:32]...), b.Key...), e.message...)
-		sum := sha512.Sum512(b.scratch)
-		k, err := edwards25519.NewScalar().SetUniformBytes(sum[:])
-		if err != nil {
-			return false
-		}
-		scalars[i], points[i] = z, r
-		sumS.MultiplyAdd(z, s, sumS)
-		sumK.MultiplyAdd(z, k, sumK)
-	}
-	scalars = append(scalars, sumK, sumS.Negate(sumS))
-	points = append(points, a, edwards25519.NewGeneratorPoint())
 	sum := new(edwards25519.Point).VarTimeMultiScalarMult(scalars, points)
 	return sum.Equal(edwards25519.NewIdentityPoint()) == 1
 }

@@ -2,6 +2,7 @@ package event
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"strconv"
 	"unicode/utf16"
@@ -176,31 +177,57 @@ func (p *parser) number() (any, error) {
 // str reads a string. Halves of surrogate pairs and bytes that are not UTF-8 become
 // U+FFFD, and the text is not exact.
 func (p *parser) str() (string, error) {
-	p.at++ // the quote
-	start := p.at
-	for p.at < len(p.text) {
-		switch c := p.text[p.at]; {
-		case c == '"':
-			s := p.text[start:p.at]
-			p.at++
-			if utf8.Valid(s) {
-				return shared(s), nil
-			}
-			p.at = start
-			return p.escaped(nil)
-		case c == '\\':
-			b := append(make([]byte, 0, len(p.text[start:p.at])+64), p.text[start:p.at]...)
-			if utf8.Valid(b) {
-				return p.escaped(b)
-			}
-			p.at = start
-			return p.escaped(nil)
-		case c < ' ':
-			return "", p.fail("a control character in a string")
-		}
-		p.at++
+	s, simple, err := p.bytes()
+	if err != nil {
+		return "", err
 	}
-	return "", p.fail("it ends inside a string")
+	if simple {
+		return shared(s), nil
+	}
+	s, err = p.escaped(append(make([]byte, 0, len(s)+64), s...))
+	return string(s), err
+}
+
+// bytes reads a string up to where it is not its bytes any more: if there is such a place,
+// it is not simple, and [parser.escaped] goes on from there.
+func (p *parser) bytes() (s []byte, simple bool, err error) {
+	p.at++ // the quote
+	start, text := p.at, p.text
+	at, high := start, false
+	for {
+		// Eight at once, as long as none is a quote, a backslash, a control character or
+		// not ASCII: then bit 7 of its byte is set below (a borrow comes from such a one only).
+		for at+8 <= len(text) {
+			w := binary.LittleEndian.Uint64(text[at:])
+			const ones = 0x0101010101010101
+			if (w|(w-' '*ones)|((w^'"'*ones)-ones)|((w^'\\'*ones)-ones))&(0x80*ones) != 0 {
+				break
+			}
+			at += 8
+		}
+		if at >= len(text) {
+			p.at = at
+			return nil, false, p.fail("it ends inside a string")
+		}
+		c := text[at]
+		if c >= ' ' && c != '"' && c != '\\' {
+			high = high || c >= utf8.RuneSelf
+			at++
+			continue
+		}
+		s = text[start:at]
+		if p.at = at; c < ' ' {
+			return nil, false, p.fail("a control character in a string")
+		}
+		if high && !utf8.Valid(s) {
+			p.at = start
+			return nil, false, nil
+		}
+		if c == '"' {
+			p.at++
+		}
+		return s, c == '"', nil
+	}
 }
 
 // shared makes a string of bytes, without a copy of those that every event has.
@@ -251,18 +278,18 @@ func shared(b []byte) string {
 }
 
 // escaped goes on with a string that is not its bytes.
-func (p *parser) escaped(b []byte) (string, error) {
+func (p *parser) escaped(b []byte) ([]byte, error) {
 	for p.at < len(p.text) {
 		switch c := p.text[p.at]; {
 		case c == '"':
 			p.at++
-			return string(b), nil
+			return b, nil
 		case c < ' ':
-			return "", p.fail("a control character in a string")
+			return nil, p.fail("a control character in a string")
 		case c == '\\':
 			var err error
 			if b, err = p.escape(b); err != nil {
-				return "", err
+				return nil, err
 			}
 		case c < utf8.RuneSelf:
 			b = append(b, c)
@@ -276,7 +303,7 @@ func (p *parser) escaped(b []byte) (string, error) {
 			p.at += n
 		}
 	}
-	return "", p.fail("it ends inside a string")
+	return nil, p.fail("it ends inside a string")
 }
 
 func (p *parser) escape(b []byte) ([]byte, error) {

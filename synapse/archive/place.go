@@ -2,6 +2,7 @@ package archive
 
 import (
 	"crypto/ed25519"
+	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"hash/maphash"
@@ -34,15 +35,18 @@ type placer struct {
 	*builder
 	bans       map[[2]string][]ban
 	signatures batches
+
+	text   textOf   // the event's
+	hashes []uint64 // of what it names
 }
 
 func (b *placer) batch(x *batch) {
 	for i := range x.events {
-		x.placed = append(x.placed, b.place(&x.events[i]))
+		x.placed = append(x.placed, b.place(x, &x.events[i]))
 	}
 }
 
-func (b *placer) place(e *stored) placedEvent {
+func (b *placer) place(x *batch, e *stored) placedEvent {
 	r := e.facts
 	m := mspf.EventMeta{
 		EventID: e.id, StreamOrdering: e.stream, ReceivedTS: e.received, Outlier: e.outlier, Rejected: e.rejected,
@@ -53,72 +57,79 @@ func (b *placer) place(e *stored) placedEvent {
 			m.Policy = p
 		}
 	}
-	tree, exact, err := event.Parse(e.json)
-	if err != nil {
-		tree = nil // [mspf.Write] says what becomes of it
-	}
-	unsigned, _ := tree["unsigned"].(map[string]any)
-	replaced, _ := unsigned["replaces_state"].(string)
-	event.Strip(tree)
+	b.text = textOf{version: &r.rules, json: e.json, plain: b.text.plain, scratch: b.text.scratch}
+	b.text.read()
 	if e.kind == "" {
-		e.kind, _ = tree["type"].(string)
+		e.kind = b.text.str("type")
 	}
 	if e.sender == "" {
-		e.sender, _ = tree["sender"].(string)
+		e.sender = b.text.str("sender")
 	}
 	m.RedactedBy = b.redactedBy(e, b.bans)
-	if r.known && tree != nil {
-		b.checked(e, r, tree, &m)
+	if r.known && b.text.object() {
+		b.checked(e, &m)
 	}
-	text, kept := e.json, tree
+	p := placedEvent{key: x.take(b.placeOf(x.out, e, r))}
+	p.refs = x.take(b.references(x.out, e, &m))
+	text, exact, raw := e.json, b.text.exact, b.text.cbor
+	if !b.text.object() {
+		raw = nil
+	}
 	if m.RedactedBy != "" && !m.Censored && !b.o.AsStored {
-		text, kept = b.redacted(e, r, tree, &m)
-		exact = event.Exact(kept)
+		text, exact, raw = b.redacted(e, r, &m)
 	}
-	p := placedEvent{key: b.placeOf(e, r, tree), text: encodeEvent(&m, kept, exact, text), refs: b.references(e, tree, replaced, &m)}
+	p.text = x.take(encodeEvent(x.out, &m, raw, exact, text))
 	p.keepInvite(e, text)
 	return p
 }
 
+// take gives what was appended to the memory for what is made of a batch.
+func (x *batch) take(longer []byte) []byte {
+	n := len(x.out)
+	x.out = longer
+	return longer[n:len(longer):len(longer)]
+}
+
 // checked holds the event against its id, its hash and our signature.
-func (b *placer) checked(e *stored, r *room, tree map[string]any, m *mspf.EventMeta) {
-	signed, err := r.rules.Signed(tree)
-	id := ""
-	if err == nil {
-		id, err = r.rules.EventIDOf(tree, signed)
-	}
-	if err != nil || id != e.id {
+func (b *placer) checked(e *stored, m *mspf.EventMeta) {
+	signed, ok := b.text.signed()
+	if !ok || !b.text.hasID(e.id, signed) {
 		b.report.add(1, mspf.Loss{Item: "m.events", Key: e.room, Code: "event_id", State: mspf.Lossy, Reason: "the stored event is not the one that its id names: an importer will not accept it"})
 	}
-	if r.rules.CheckContentHash(tree) != nil {
-		if isRedacted(r.rules, tree) {
+	if !b.text.hasContentHash() {
+		if isRedacted(e.facts.rules, b.text.parsed()) {
 			m.Censored = true
 		} else {
 			b.report.add(1, mspf.Loss{Item: "m.events", Key: e.room, Code: "content_hash", State: mspf.Lossy, Reason: "the content is not what its hash says, and no redaction says why"})
 		}
 	}
-	b.signature(e, tree, signed)
+	if ok {
+		b.signature(e, signed)
+	}
 }
 
 // redacted gives what a redaction leaves of an event; nothing when that cannot be told:
 // rather than what was taken back. Of a room version that is not known here the rules of
 // the newest one are taken.
-func (b *builder) redacted(e *stored, r *room, tree map[string]any, m *mspf.EventMeta) (text []byte, kept map[string]any) {
+func (b *placer) redacted(e *stored, r *room, m *mspf.EventMeta) (text []byte, exact bool, raw func([]byte) ([]byte, error)) {
 	rules := r.rules
 	if !r.known {
 		all := event.Versions()
 		rules = all[len(all)-1]
 		b.report.add(1, mspf.Loss{Item: "m.events", Key: e.room, Code: "redaction_guessed", State: mspf.Lossy, Reason: "redacted events of a room version that is not known here: what the newest known one leaves of them"})
 	}
-	if tree != nil {
-		kept = rules.Redact(tree)
+	if tree := b.text.parsed(); tree != nil {
+		kept := rules.Redact(tree)
 		if text, err := event.Canonical(kept); err == nil {
 			m.Censored = true
-			return text, kept
+			return text, event.Exact(kept), func(dst []byte) ([]byte, error) {
+				raw, err := mspf.EncodeEvent(kept)
+				return append(dst, raw...), err
+			}
 		}
 	}
 	b.report.add(1, mspf.Loss{Item: "m.events", Key: e.room, Code: "redaction_failed", State: mspf.Unsupported, Reason: "a redacted event cannot be written without its content: it is left out"})
-	return nil, nil
+	return nil, false, nil
 }
 
 // batches are signatures that wait to be checked, by the key's id.
@@ -136,23 +147,23 @@ func (b *builder) batches() batches {
 }
 
 // signature has our own checked on what our users sent.
-func (b *placer) signature(e *stored, tree map[string]any, signed []byte) {
-	if len(b.keys) == 0 || signed == nil || !b.local(e.sender) {
+func (b *placer) signature(e *stored, signed []byte) {
+	if len(b.keys) == 0 || !b.local(e.sender) {
 		return
 	}
-	by, _ := tree["signatures"].(map[string]any)
-	ours, _ := by[b.server].(map[string]any)
 	checked := false
-	for id := range ours {
-		batch := b.signatures[id]
-		if batch == nil {
+	for id, batch := range b.signatures {
+		text, there := b.text.signature(b.server, id)
+		if !there {
 			continue
 		}
 		checked = true
-		text, _ := ours[id].(string)
-		signature, err := unpadded(text)
+		var room [64]byte
+		signature, err := base64.RawStdEncoding.AppendDecode(room[:0], text)
 		if err != nil {
-			signature = nil
+			if signature, err = unpadded(string(text)); err != nil {
+				signature = nil
+			}
 		}
 		batch.Add(signed, signature)
 	}
@@ -163,20 +174,18 @@ func (b *placer) signature(e *stored, tree map[string]any, signed []byte) {
 
 // placeOf sorts rooms of this server alone first, which nobody else has; in a room the
 // create event, then by depth, then in the order in which the events came.
-func (b *builder) placeOf(e *stored, r *room, tree map[string]any) []byte {
-	k := append(make([]byte, 0, len(e.room)+len(e.id)+24), 0)
+func (b *placer) placeOf(k []byte, e *stored, r *room) []byte {
+	first := byte(0)
 	if r.shared {
-		k[0] = 1
+		first = 1
 	}
-	k = append(k, byLength(e.room)...)
+	k = append(binary.BigEndian.AppendUint32(append(k, first), uint32(len(e.room))), e.room...) // as byLength has it
 	if e.kind != "m.room.create" {
 		k = append(k, 1)
 	} else {
 		k = append(k, 0)
 	}
-	depth, _ := tree["depth"].(int64)
-	k = appendInt(appendInt(k, depth), e.stream)
-	return append(k, e.id...)
+	return append(appendInt(appendInt(k, b.text.depth()), e.stream), e.id...)
 }
 
 // roomOf is where the room ends in a key of placeOf.
@@ -191,37 +200,41 @@ func roomOf(k []byte) int {
 // names. Loose events (outliers, rejected ones) may name what nobody has. Of a part of the
 // state also what it replaced is kept, as Synapse noted it when it met the event
 // (state/__init__.py, calculate_context_info).
-func (b *builder) references(e *stored, tree map[string]any, replaced string, m *mspf.EventMeta) fields {
-	state, is := tree["state_key"].(string)
-	prev, auth := event.References(tree, "prev_events"), event.References(tree, "auth_events")
-	f := make(fields, 0, 8*(len(prev)+len(auth))+32)
+func (b *placer) references(f fields, e *stored, m *mspf.EventMeta) fields {
+	state, is := b.text.stateKey()
 	f = f.bool(m.Outlier || m.OutOfBand || m.Rejected != "").bool(is)
 	if is {
-		f = f.text(e.kind).text(state).text(replaced)
+		f = f.text(e.kind).text(state).text(b.text.replaced())
 	}
-	f = binary.BigEndian.AppendUint64(f, b.hash(e.id))
-	f = f.int(int64(len(prev)))
-	for _, ids := range [][]string{prev, auth} {
-		for _, id := range ids {
-			f = binary.BigEndian.AppendUint64(f, b.hash(id))
-		}
+	f = binary.BigEndian.AppendUint64(f, maphash.String(b.seed, e.id))
+	b.hashes = b.hashes[:0]
+	b.text.references("prev_events", b.hash)
+	f = f.int(int64(len(b.hashes)))
+	b.text.references("auth_events", b.hash)
+	for _, h := range b.hashes {
+		f = binary.BigEndian.AppendUint64(f, h)
 	}
 	return f
 }
 
-func (b *builder) hash(id string) uint64 { return maphash.String(b.seed, id) }
+func (b *placer) hash(id []byte) { b.hashes = append(b.hashes, maphash.Bytes(b.seed, id)) }
 
 // encodeEvent keeps an event as the archive will have it, and its text only where it is
 // needed. An event without both is left out.
-func encodeEvent(m *mspf.EventMeta, tree map[string]any, exact bool, text []byte) fields {
-	var raw []byte
-	if tree != nil {
-		var err error
-		if raw, err = mspf.EncodeEvent(tree); err == nil && exact {
-			text = nil
+func encodeEvent(f fields, m *mspf.EventMeta, raw func([]byte) ([]byte, error), exact bool, text []byte) fields {
+	f = append(f, 0, 0, 0, 0)
+	n := len(f)
+	if raw != nil {
+		longer, err := raw(f)
+		if err == nil && len(longer)-n < 1<<28 {
+			f = longer
+			if exact {
+				text = nil
+			}
 		}
 	}
-	return make(fields, 0, len(raw)+len(text)+len(m.Rejected)+256).bytes(raw).bytes(text).text(m.EventID).int(m.StreamOrdering).int(m.ReceivedTS).
+	putUvarint4(f[n-4:n], uint64(len(f)-n))
+	return f.bytes(text).text(m.EventID).int(m.StreamOrdering).int(m.ReceivedTS).
 		bool(m.Outlier).text(m.Rejected).bool(m.SoftFailed).bool(m.OutOfBand).bool(m.Censored).text(m.Policy).text(m.RedactedBy).text(m.TxnID).text(m.DeviceID)
 }
 
