@@ -15,7 +15,7 @@ import (
 // key and value as uvarints, then both. Pairs do not cross blocks, but for one that is
 // larger than a block: it begins one, and those after it go on with it.
 const (
-	blockSize = 32 << 10
+	blockSize = 64 << 10
 	lengths   = 2 * binary.MaxVarintLen64
 )
 
