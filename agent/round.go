@@ -25,8 +25,8 @@ type rounds struct {
 // dueRound says which round is missing at a commit time, "" when none is.
 func dueRound(have []history.Round, now record.Time, weekly, monthly bool) string {
 	for _, r := range have {
-		weekly = weekly && week(r.Time) != week(now)
-		monthly = monthly && (r.Kind != history.Monthly || month(r.Time) != month(now))
+		weekly = weekly && history.Week(r.Time) != history.Week(now)
+		monthly = monthly && (r.Kind != history.Monthly || history.Month(r.Time) != history.Month(now))
 	}
 	switch {
 	case now == 0:
@@ -37,18 +37,6 @@ func dueRound(have []history.Round, now record.Time, weekly, monthly bool) strin
 		return history.Weekly
 	}
 	return ""
-}
-
-// week counts weeks that begin on Monday, UTC.
-func week(t record.Time) int64 {
-	const day = 24 * time.Hour
-	return int64((t.Time().Sub(record.Time(0).Time()) + 5*day) / (7 * day)) // 2000-01-01 was a Saturday
-}
-
-// month counts months, UTC.
-func month(t record.Time) int {
-	u := t.Time().UTC()
-	return u.Year()*12 + int(u.Month())
 }
 
 // step begins a round that is due, asks for its copies, and notes it when all are

@@ -51,13 +51,11 @@ func Status(ctx context.Context, repo *history.Repository, s *history.Secrets, o
 	for _, m := range v.Mismatches {
 		r.Mismatches = append(r.Mismatches, fmt.Sprintf("%s between %s and %s: %s", m.Name, m.From, m.Until, m.Reason))
 	}
-	merged := map[uint64]bool{}
-	for _, h := range v.Histories {
-		merged[h.KeyEpoch] = true
-	}
-	for _, e := range v.Epochs {
-		if e.Epoch < v.Head.Epoch && e.Segments > 0 && !merged[e.Epoch] {
+	last := v.Head.Epoch // segments that no history holds
+	for _, g := range v.Segments {
+		if g.Epoch < v.Head.Epoch && g.Epoch != last {
 			r.UnmergedEpochs++
+			last = g.Epoch
 		}
 	}
 	if !v.Ready {

@@ -109,7 +109,7 @@ func (n *names) generation(d [32]byte, name func(Gen, [32]byte) Name) Gen {
 		}
 	}
 	for n.condemnedBy(name(gen, d)) >= 0 {
-		gen = randomGen()
+		gen = NewGen()
 	}
 	n.fresh[d] = gen
 	return gen
@@ -123,10 +123,14 @@ func (n *names) replace(d [32]byte, gen Gen) {
 	if now, ok := n.fresh[d]; ok && now != gen {
 		return
 	}
-	n.fresh[d] = randomGen()
+	n.fresh[d] = NewGen()
 }
 
-func randomGen() Gen {
+// IsZero reports whether it is the first generation.
+func (g Gen) IsZero() bool { return g == Gen{} }
+
+// NewGen returns a random generation.
+func NewGen() Gen {
 	var g Gen
 	rand.Read(g[:]) // crypto/rand: never returns an error
 	return g

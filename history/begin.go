@@ -37,7 +37,10 @@ func (l *Log) Begin(ctx context.Context, v *View, keys EpochKeys, o Opening) (*W
 	}
 	if v == nil {
 		w := newWriter(l, keys, &View{ID: l.id, log: l})
-		return w, w.open(ctx, o, v)
+		if err := w.open(ctx, o, v); err != nil {
+			return w, err
+		}
+		return w, w.condemnLate(ctx)
 	}
 	if v.ID != l.id {
 		return nil, fmt.Errorf("begin %s with the picture of %s: %w", l.id, v.ID, ErrOrder)
@@ -106,9 +109,12 @@ func (w *Writer) open(ctx context.Context, o Opening, before *View) error {
 		s.Follows = &follows
 	} else {
 		s.Parent = o.Parent
-		var err error
-		if s.Condemned, err = w.log.condemnedElsewhere(ctx); err != nil {
+		notes, err := w.log.condemnedElsewhere(ctx)
+		if err != nil {
 			return err
+		}
+		for _, n := range notes {
+			s.Condemned = append(s.Condemned, condemned{Gen: n.Gen, Prefixes: n.Prefixes})
 		}
 	}
 	key, err := freshKey(w.keys, next, false)
@@ -163,19 +169,51 @@ func freshKey(keys EpochKeys, epoch uint64, replace bool) (chunkstore.Secret, er
 	return k, keys.Put(epoch, k)
 }
 
-// condemnedElsewhere collects the condemned sets of all other logs of the
-// repository, for the first entry of a new one (protocol §7).
-func (l *Log) condemnedElsewhere(ctx context.Context) ([]condemned, error) {
+// condemnLate adds what was condemned while the lineage was being opened. A prune either
+// finds this log when it looks again, and then every entry of it, or its notes were in
+// the other logs before this looked: no chunk is put before.
+func (w *Writer) condemnLate(ctx context.Context) error {
+	if w.log.faults.bareBegin {
+		return nil
+	}
+	notes, err := w.log.condemnedElsewhere(ctx)
+	if err != nil {
+		return w.kill(err)
+	}
+	e, err := w.log.get(ctx, Position{})
+	if err != nil {
+		return w.kill(w.log.needed(Position{}, err))
+	}
+	for _, n := range notes {
+		known := func(c condemned) bool { return c.Gen == n.Gen && slices.Equal(c.Prefixes, n.Prefixes) }
+		if !slices.ContainsFunc(e.sum.Epoch.Condemned, known) {
+			if err := w.Note(ctx, n); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// condemnedElsewhere collects the condemnations of all other logs of the repository,
+// for the first entry of a new one (protocol §7), each once.
+func (l *Log) condemnedElsewhere(ctx context.Context) ([]Note, error) {
 	ids, err := l.repo.Lineages(ctx)
 	if err != nil {
 		return nil, err
 	}
-	var out []condemned
+	var out []Note
+	add := func(n Note) {
+		if !slices.ContainsFunc(out, func(o Note) bool { return o.Gen == n.Gen && slices.Equal(o.Prefixes, n.Prefixes) }) {
+			out = append(out, n)
+		}
+	}
 	for _, id := range ids {
 		if id == l.id {
 			continue
 		}
 		other := newLog(l.repo, l.secrets, id, nil)
+		other.pause, other.ahead = l.pause, l.ahead
 		v, err := other.Load(ctx)
 		if err != nil {
 			return nil, fmt.Errorf("read the condemned names of %s: %w", id, err)
@@ -186,9 +224,11 @@ func (l *Log) condemnedElsewhere(ctx context.Context) ([]condemned, error) {
 				return nil, other.needed(at, err)
 			}
 			if e.sum.Epoch != nil {
-				out = append(out, e.sum.Epoch.Condemned...)
+				for _, c := range e.sum.Epoch.Condemned {
+					add(Note{Kind: NoteCondemn, Gen: c.Gen, Prefixes: c.Prefixes})
+				}
 			} else if e.sum.Note != nil {
-				out = append(out, condemned{Gen: e.sum.Note.Gen, Prefixes: e.sum.Note.Prefixes})
+				add(*e.sum.Note)
 			}
 		}
 	}
@@ -209,32 +249,46 @@ func (l *Log) AppendNote(ctx context.Context, n Note) error {
 // AppendNoteAfter is AppendNote for who has a picture of the log already: only what
 // came since is read.
 func (l *Log) AppendNoteAfter(ctx context.Context, v *View, n Note) error {
-	if err := n.validate(); err != nil {
-		return fmt.Errorf("append note: %w", err)
-	}
 	if n.Kind == NotePosition || n.Kind == NoteHandover {
 		return fmt.Errorf("append note: a %s is the agent's alone: %w", n.Kind, ErrOrder)
 	}
+	_, err := l.appendIf(ctx, v, func(*View) (Note, error) { return n, nil })
+	return err
+}
+
+// appendIf adds the note that plan makes of the picture which it will follow: the
+// entry is created only right after that picture. It gives the note's place.
+func (l *Log) appendIf(ctx context.Context, v *View, plan func(*View) (Note, error)) (at Position, err error) {
 	for range maxTries {
 		now, err := l.Advance(ctx, v)
 		if err != nil {
-			return err
+			return at, err
 		}
 		if now.Ended {
-			return fmt.Errorf("append note to %s: %w", l.id, ErrEnded)
+			return at, fmt.Errorf("append note to %s: %w", l.id, ErrEnded)
+		}
+		n, err := plan(now)
+		if err != nil {
+			return at, err
+		}
+		if err := n.validate(); err != nil {
+			return at, fmt.Errorf("append note: %w", err)
+		}
+		if (n.Kind == NoteMark || n.Kind == NotePin) && n.From != 0 && now.PrunedAt(n.From) {
+			return at, fmt.Errorf("keep %s: %w", n.From, ErrPruned)
 		}
 		d, err := noteDraft(now, n)
 		if err != nil {
-			return err
+			return at, err
 		}
 		d.sum.Maintenance = true
 		e, err := l.build(now, d, chunkstore.Secret{})
 		if err != nil {
-			return err
+			return at, err
 		}
 		found, err := l.create(ctx, e)
 		if err != nil {
-			return fmt.Errorf("append note: %w", err)
+			return at, fmt.Errorf("append note: %w", err)
 		}
 		if found != nil {
 			continue
@@ -242,13 +296,13 @@ func (l *Log) AppendNoteAfter(ctx context.Context, v *View, n Note) error {
 		// The note counts unless an epoch was opened that does not know it.
 		void, err := l.void(ctx, e.at)
 		if err != nil || !void {
-			return err
+			return e.at, err
 		}
 		if v, err = l.Load(ctx); err != nil {
-			return err
+			return at, err
 		}
 	}
-	return fmt.Errorf("append note to %s: %d entries of others in a row", l.id, maxTries)
+	return at, fmt.Errorf("append note to %s: %d entries of others in a row", l.id, maxTries)
 }
 
 // void reports whether the epoch after an entry's was opened without knowing it.

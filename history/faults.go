@@ -15,4 +15,18 @@ type faults struct {
 	replaceKey        bool // an opener replaces a key that is there
 	skipEnd           bool // Begin does not close the epoch before
 	unreadMaintenance bool // a writer steps over a maintenance entry without reading it
+
+	bareBegin       bool // a new lineage does not look for condemnations once it is there
+	condemnOneLog   bool // a prune condemns in one log only
+	dropPoints      bool // retention forgets marks, pins and rounds
+	dropWindowBase  bool // retention drops the bases that its window begins with
+	forgedNotes     bool // a note that takes away counts without its MAC
+	noGrace         bool // a prune deletes as soon as it may
+	noSecondLook    bool // a prune deletes what it condemned, whatever reaches it now
+	shortHistory    bool // segments go although their history does not hold them
+	skipAlarm       bool // a prune goes on while an alarm is open
+	trustListing    bool // a prune knows only what one listing shows
+	undeleteTooLate bool // an undelete counts while it deletes
+	unseenFailure   bool // a prune is done although objects are left
+	youngOrphans    bool // orphans are condemned whatever their age
 }

@@ -24,8 +24,10 @@ func (v *View) fold(e *entry) error {
 	if e.prev != v.head && !v.log.faults.acceptAnyPrev {
 		return damaged(key, "it names another entry than %s before it", v.Head)
 	}
-	if err := v.State.fold(e); err != nil {
-		return damaged(key, "%w", err)
+	if !v.log.forged(v.ID, e.sum.Note) {
+		if err := v.State.fold(e); err != nil {
+			return damaged(key, "%w", err)
+		}
 	}
 	v.Head, v.head = e.at, e.hash
 	v.log.condemn(&e.sum)
@@ -61,6 +63,9 @@ func (v *View) clone() *View {
 	c.Condemns = slices.Clone(v.Condemns)
 	c.Rounds = slices.Clone(v.Rounds)
 	c.Alarms = slices.Clone(v.Alarms)
+	c.Points = slices.Clone(v.Points)
+	c.Holds = slices.Clone(v.Holds)
+	c.Runs = slices.Clone(v.Runs)
 	return &c
 }
 
@@ -137,10 +142,7 @@ func (s *State) foldSegment(at Position, g *segmentSummary, size int64) error {
 	if g.Start != s.Durable || g.End < g.Start {
 		return errorf("segment (%s, %s] after %s", g.Start, g.End, s.Durable)
 	}
-	s.Segments = append(s.Segments, SegmentInfo{
-		Position: at, Start: g.Start, End: g.End, First: g.First, Last: g.Last, Transactions: g.Transactions,
-		Records: g.Records, Bytes: size, SchemaCertain: g.SchemaCertain,
-	})
+	s.Segments = append(s.Segments, g.info(at, size))
 	s.Epochs[len(s.Epochs)-1].Segments++
 	s.Durable = g.End
 	if g.Transactions > 0 {
@@ -162,10 +164,7 @@ func (s *State) foldBase(at Position, b *baseSummary) {
 	if !s.Ready && !known {
 		s.First = max(s.First, b.ExactFrom)
 	}
-	s.Bases = append(s.Bases, BaseInfo{
-		Position: at, Table: b.Table, Name: b.Name, RecordsFrom: b.RecordsFrom, ExactFrom: b.ExactFrom,
-		Rows: b.Rows, Bytes: b.Bytes, Time: b.Time, Proved: b.Proved,
-	})
+	s.Bases = append(s.Bases, b.info(at))
 	// A base is exact from its exact-from on, whatever was wrong before; a hole that
 	// opened after it stays open.
 	s.close(b.Table, b.ExactFrom)
@@ -198,10 +197,7 @@ func (s *State) foldHistory(at Position, h *historySummary) error {
 	i, _ := slices.BinarySearchFunc(s.Histories, h.KeyEpoch, func(o HistoryInfo, epoch uint64) int {
 		return cmp.Compare(o.KeyEpoch, epoch)
 	})
-	s.Histories = slices.Insert(s.Histories, i, HistoryInfo{
-		Position: at, KeyEpoch: h.KeyEpoch, Start: h.Start, End: h.End, First: h.First, Last: h.Last,
-		Transactions: h.Transactions, Records: h.Records, Segments: h.Segments, Bytes: h.Bytes,
-	})
+	s.Histories = slices.Insert(s.Histories, i, h.info(at))
 	return nil
 }
 
@@ -251,8 +247,14 @@ func (s *State) foldNote(at Position, n *Note) error {
 				c.Until = max(n.From, c.From)
 			}
 		}
-	case NoteCondemn:
-		s.Condemns = append(s.Condemns, at)
+	case NoteUnmark:
+		s.Marks = slices.DeleteFunc(s.Marks, func(m Mark) bool { return m.Name == n.Name })
+	case NoteHold:
+		s.Holds = replaceMark(s.Holds, Mark{Name: n.Name, Time: n.Time})
+	case NoteRelease:
+		s.Holds = slices.DeleteFunc(s.Holds, func(m Mark) bool { return m.Name == n.Name })
+	case NoteCondemn, NoteUndelete, NoteDeleting, NoteDone:
+		s.foldPrune(at, n)
 	case NoteRound:
 		s.Rounds = append(s.Rounds, Round{Kind: n.Name, From: n.From, Until: n.Until, Point: n.Point, Time: n.Time})
 	case NoteAlarm:

@@ -92,6 +92,11 @@ func (l *Log) load(ctx context.Context) (v *View, ends []Position, err error) {
 // since is read, so that whoever waits for something need not read the whole tail at
 // each look. A lost entry looks like the end; Load tells the two apart.
 func (l *Log) Advance(ctx context.Context, v *View) (*View, error) {
+	return l.advance(ctx, v, func(*entry) {})
+}
+
+// advance is Advance that shows each entry.
+func (l *Log) advance(ctx context.Context, v *View, each func(*entry)) (*View, error) {
 	v = v.clone()
 	v.log = l
 	for {
@@ -109,6 +114,7 @@ func (l *Log) Advance(ctx context.Context, v *View) (*View, error) {
 		if err := v.fold(e); err != nil {
 			return nil, err
 		}
+		each(e)
 	}
 }
 

@@ -40,11 +40,13 @@ const (
 	NoteDropped NoteKind = 10
 	// NoteHandover: the writer stops in good order (Durable, Time, Reason).
 	NoteHandover NoteKind = 11
-	// NoteCondemn: a prune condemns names (Gen, Prefixes, MAC).
+	// NoteCondemn: a prune condemns names and entries (Gen, Prefixes, Logs, MAC); the
+	// same note in every log.
 	NoteCondemn NoteKind = 12
-	// NoteDeleting and NoteDone mark a prune's later steps (Gen, MAC).
+	// NoteDeleting: the prune removes from here on (Gen, Entries: those of this log, Kept,
+	// MAC). Readers do without the entries.
 	NoteDeleting NoteKind = 13
-	// NoteDone: see NoteDeleting.
+	// NoteDone: it is all gone (Gen, MAC).
 	NoteDone NoteKind = 14
 	// NoteRound: every table was copied within a short span, so that the log can be
 	// thinned to this point (Name: [Weekly] or [Monthly], From, Until, Point, Time: as in
@@ -56,6 +58,15 @@ const (
 	NoteAlarm NoteKind = 16
 	// NoteAcknowledge: somebody has looked at the alarm (Alarm, Time, Reason).
 	NoteAcknowledge NoteKind = 17
+	// NoteUndelete calls a prune off that has not begun to delete (Gen, MAC).
+	NoteUndelete NoteKind = 18
+	// NoteHold is a legal hold: while it stands nothing of the lineage is pruned (Name,
+	// Reason, Time). NoteRelease ends it (Name, Time, MAC).
+	NoteHold NoteKind = 19
+	// NoteRelease: see NoteHold.
+	NoteRelease NoteKind = 20
+	// NoteUnmark takes the mark Name away (Time, MAC).
+	NoteUnmark NoteKind = 21
 )
 
 var noteNames = [...]string{
@@ -63,6 +74,7 @@ var noteNames = [...]string{
 	NoteMark: "mark", NotePin: "pin", NoteUnpin: "unpin", NoteIdentity: "identity", NoteMismatch: "mismatch",
 	NoteDropped: "dropped", NoteHandover: "handover", NoteCondemn: "condemn", NoteDeleting: "deleting", NoteDone: "done",
 	NoteRound: "round", NoteAlarm: "alarm", NoteAcknowledge: "acknowledge",
+	NoteUndelete: "undelete", NoteHold: "hold", NoteRelease: "release", NoteUnmark: "unmark",
 }
 
 // String gives the kind's name.
@@ -92,6 +104,9 @@ type Note struct {
 	Point         record.LSN       `cbor:"14,keyasint,omitempty"`
 	Change        *MassChange      `cbor:"16,keyasint,omitempty"`
 	Alarm         *Position        `cbor:"17,keyasint,omitempty"`
+	Logs          []logEntries     `cbor:"18,keyasint,omitempty"`
+	Entries       []Position       `cbor:"19,keyasint,omitempty"`
+	Kept          *Kept            `cbor:"20,keyasint,omitempty"`
 }
 
 // validate says the law of a note.
@@ -99,8 +114,15 @@ func (n *Note) validate() error {
 	if int(n.Kind) >= len(noteNames) || noteNames[n.Kind] == "" {
 		return fmt.Errorf("%s: %w", n.Kind, record.ErrCorrupt)
 	}
-	if (n.Kind == NoteMark || n.Kind == NotePin || n.Kind == NoteUnpin) && n.Name == "" {
-		return fmt.Errorf("%s without a name: %w", n.Kind, record.ErrCorrupt)
+	switch n.Kind {
+	case NoteMark, NotePin, NoteUnpin, NoteHold, NoteRelease, NoteUnmark:
+		if n.Name == "" {
+			return fmt.Errorf("%s without a name: %w", n.Kind, record.ErrCorrupt)
+		}
+	case NoteDeleting:
+		if n.Kept == nil {
+			return fmt.Errorf("%s without what is kept: %w", n.Kind, record.ErrCorrupt)
+		}
 	}
 	if n.Kind == NoteRound && (n.Name != Weekly && n.Name != Monthly || n.From > n.Until || n.Until > n.Point) {
 		return fmt.Errorf("%s %q of copies from %s to %s at %s: %w", n.Kind, n.Name, n.From, n.Until, n.Point, record.ErrCorrupt)

@@ -1,6 +1,10 @@
 package history
 
-import "lifeboat.im/lifeboat/record"
+import (
+	"time"
+
+	"lifeboat.im/lifeboat/record"
+)
 
 // The kinds of rounds. A monthly one is also the weekly one of its week.
 const (
@@ -20,4 +24,16 @@ type Round struct {
 	Point record.LSN `cbor:"4,keyasint"`
 	// Time is the newest commit time up to Point: the lineage's own clock.
 	Time record.Time `cbor:"5,keyasint"`
+}
+
+// Week counts weeks that begin on Monday, UTC.
+func Week(t record.Time) int64 {
+	const day = 24 * time.Hour
+	return int64((t.Time().Sub(record.Time(0).Time()) + 5*day) / (7 * day)) // 2000-01-01 was a Saturday
+}
+
+// Month counts months, UTC.
+func Month(t record.Time) int64 {
+	u := t.Time().UTC()
+	return int64(u.Year())*12 + int64(u.Month())
 }

@@ -223,6 +223,11 @@ func (v *verifier) lineage(ctx context.Context, id LineageID) error {
 		view = &View{ID: id, log: l}
 	}
 	w := &logWalk{verifier: v, log: l, id: id, view: view, whole: true, state: &View{ID: id, log: l}}
+	if w.removed, err = view.removed(ctx); err != nil {
+		if err = v.found(err); err != nil {
+			return err
+		}
+	}
 	all := v.entries[id]
 	last := all[len(all)-1].Epoch
 	if len(view.Epochs) > 0 {
@@ -251,6 +256,9 @@ type logWalk struct {
 	whole bool
 	prev  *entryHash // nil after a missing entry
 	seen  map[Position]bool
+	// removed are the entries that prunes have removed or are removing: they may be
+	// gone, and so may what they reach.
+	removed map[Position]bool
 }
 
 // needs are the entries that a reader of the newest picture opens.
@@ -278,7 +286,6 @@ func (w *logWalk) epoch(ctx context.Context, epoch uint64, last bool) error {
 			end = next.sum.Epoch.Follows.Seq
 		}
 	}
-	merged := slices.ContainsFunc(w.view.Histories, func(h HistoryInfo) bool { return h.KeyEpoch == epoch })
 	for seq := uint64(0); seq <= end; seq++ {
 		at := Position{Epoch: epoch, Seq: seq}
 		e, err := w.log.get(ctx, at)
@@ -287,8 +294,7 @@ func (w *logWalk) epoch(ctx context.Context, epoch uint64, last bool) error {
 		}
 		if err != nil {
 			w.prev, w.whole = nil, false
-			gone := errors.Is(err, chunkstore.ErrNotFound) && merged && seq != 0 && seq != end && !w.needs(at)
-			if gone {
+			if errors.Is(err, chunkstore.ErrNotFound) && w.removed[at] && !w.needs(at) {
 				continue
 			}
 			if err := w.found(w.log.needed(at, err)); err != nil {
@@ -340,6 +346,9 @@ func (w *logWalk) entry(ctx context.Context, e *entry) error {
 				return err
 			}
 		}
+	}
+	if w.removed[e.at] {
+		return nil
 	}
 	names, err := w.names(ctx, e)
 	if err != nil {

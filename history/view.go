@@ -52,6 +52,14 @@ type State struct {
 	// Alarms are the mass changes that nobody has acknowledged, in the order of their
 	// first notes. While there is one, nothing may be pruned.
 	Alarms []Alarm `cbor:"20,keyasint,omitempty"`
+	// Pruned is what First became when older points were pruned; 0: never. Points are
+	// the older ones that can still be restored, ascending.
+	Pruned record.LSN  `cbor:"21,keyasint,omitempty"`
+	Points []KeptPoint `cbor:"22,keyasint,omitempty"`
+	// Holds are the legal holds.
+	Holds []Mark `cbor:"23,keyasint,omitempty"`
+	// Runs are the prunes, in the order of their first notes here.
+	Runs []PruneRun `cbor:"24,keyasint,omitempty"`
 }
 
 type entryHash [32]byte

@@ -30,10 +30,6 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	if config := os.Getenv(importVariable); config != "" {
-		fmt.Fprintln(os.Stderr, importAsChild(context.Background(), config))
-		os.Exit(1)
-	}
 	testpg.Main(m)
 }
 

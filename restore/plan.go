@@ -56,7 +56,10 @@ type TablePlan struct {
 // *[IncompleteError] names the tables that are not exact at the point, unless the
 // options accept it.
 func NewPlan(ctx context.Context, v *history.View, p Point, o Options) (*Plan, error) {
-	if v.First == 0 || p.LSN < v.First || p.LSN > v.Durable {
+	if v.PrunedAt(p.LSN) {
+		return nil, fmt.Errorf("plan restore of %s: %w", p.LSN, pruned(v))
+	}
+	if v.First == 0 || p.LSN < v.First && v.Pruned == 0 || p.LSN > v.Durable {
 		return nil, fmt.Errorf("plan restore of %s: %w: there are points from %s to %s", p.LSN, ErrNoPoint, v.First, v.Durable)
 	}
 	st, err := stateAt(ctx, v, p.LSN, o.Only)

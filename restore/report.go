@@ -17,6 +17,9 @@ var (
 	// ErrNoPoint: there is no such restore point: in the future, before the first
 	// one, an unknown mark or transaction (exit code 5).
 	ErrNoPoint = errors.New("no such restore point")
+	// ErrPruned: there was such a point, or may have been, and a prune took it away. It
+	// is an ErrNoPoint.
+	ErrPruned = fmt.Errorf("%w: %w", ErrNoPoint, history.ErrPruned)
 	// ErrIncomplete: the point lies inside an incomplete interval; the error is an
 	// *[IncompleteError] (exit code 5).
 	ErrIncomplete = errors.New("inside an incomplete interval")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"lifeboat.im/lifeboat/history"
 	"lifeboat.im/lifeboat/record"
@@ -26,7 +27,14 @@ func (t Target) Resolve(ctx context.Context, v *history.View) (Point, error) {
 	if err != nil {
 		return Point{}, err
 	}
-	if limit < v.First {
+	if limit < v.Pruned {
+		// Commits between the points that are left are gone, so only what names such a
+		// point itself means it.
+		named := t.Kind == ByLSN || t.Kind == ByMark || t.Kind == ByXID
+		if t.Before || !named || v.PrunedAt(limit) {
+			return Point{}, fmt.Errorf("resolve %s: %w", t, pruned(v))
+		}
+	} else if limit < v.First {
 		return Point{}, fmt.Errorf("resolve %s: %w: the oldest one is lsn:%s", t, ErrNoPoint, v.First)
 	}
 	if t.Kind == ByTime {
@@ -58,7 +66,7 @@ func pointAt(ctx context.Context, v *history.View, limit record.LSN) (Point, err
 		return Point{}, err
 	}
 	p := Point{LSN: c.End, Commit: c}
-	if c.End < v.First { // nothing was committed since the first copies became exact
+	if c.End < v.First && limit >= v.First { // nothing was committed since the first copies became exact
 		p = Point{LSN: v.First}
 	}
 	newest := c
@@ -69,6 +77,20 @@ func pointAt(ctx context.Context, v *history.View, limit record.LSN) (Point, err
 	}
 	p.Newest = newest.End <= p.LSN
 	return p, nil
+}
+
+// pruned says what a prune left.
+func pruned(v *history.View) error {
+	var left strings.Builder
+	for i := len(v.Points) - 1; i >= 0; i-- {
+		p := v.Points[i]
+		fmt.Fprintf(&left, ", and %s (%s)", p.Target(), p.Why)
+		if i < len(v.Points)-8 {
+			fmt.Fprintf(&left, " and %d older points (`lifeboat points`)", i)
+			break
+		}
+	}
+	return fmt.Errorf("%w; every commit from lsn:%s on is left%s", ErrPruned, v.First, left.String())
 }
 
 // limit gives the greatest position that belongs to the target.
@@ -149,6 +171,9 @@ func (t Target) transaction(ctx context.Context, v *history.View) (record.Transa
 		return low, nil
 	case lows > 1:
 		return low, fmt.Errorf("resolve %s: %w: %d transactions have these 32 bits, the last is xid:%d", t, ErrNoPoint, lows, low.XID)
+	}
+	if v.Pruned != 0 {
+		return exact, fmt.Errorf("resolve %s: no durable commit is of this transaction, or %w", t, pruned(v))
 	}
 	return exact, fmt.Errorf("resolve %s: %w: no durable commit is of this transaction (a subtransaction has the id of its top level)", t, ErrNoPoint)
 }

@@ -18,6 +18,7 @@ import (
 
 const (
 	serviceFile  = "lifeboat.service"
+	pruneFile    = "lifeboat-prune.service"
 	usersFile    = "lifeboat.sysusers.conf"
 	runbooksFile = "../docs/operations.md"
 	// exposure is the most that `systemd-analyze security` may find, in tenths. What
@@ -48,6 +49,7 @@ func directives() map[string]map[string]bool {
 			"MemoryDenyWriteExecute": false, "SystemCallArchitectures": false, "SystemCallFilter": true, "SystemCallErrorNumber": false,
 		},
 		"Install": {"WantedBy": false},
+		"Timer":   {"OnCalendar": false, "RandomizedDelaySec": false, "Persistent": false},
 	}
 }
 
@@ -143,6 +145,25 @@ func TestUnit(t *testing.T) {
 	// Below cdc's wait for the slot (2 minutes) a takeover would never come to an end.
 	if d := span(t, value(t, have, "TimeoutStartSec")); d < 5*time.Minute {
 		t.Errorf("TimeoutStartSec=%v is shorter than a takeover", d)
+	}
+}
+
+// TestPruneUnit: the prune runs as somebody else than the agent, with its own secrets, and
+// the timer starts it.
+func TestPruneUnit(t *testing.T) {
+	have, agent := parse(t, pruneFile, read(t, pruneFile)), parse(t, serviceFile, read(t, serviceFile))
+	if value(t, have, "User") == value(t, agent, "User") || value(t, have, "Type") != "oneshot" {
+		t.Errorf("%s runs as the agent", pruneFile)
+	}
+	if want := "/usr/local/bin/lifeboat prune --apply"; value(t, have, "ExecStart") != want {
+		t.Errorf("ExecStart is not %s", want)
+	}
+	if l := have["Service/LoadCredential"]; !slices.Contains(l, "maintenance:lifeboat.maintenance") || slices.ContainsFunc(l, func(s string) bool { return strings.HasPrefix(s, "source") }) {
+		t.Errorf("LoadCredential= %q", l)
+	}
+	timer := strings.TrimSuffix(pruneFile, ".service") + ".timer"
+	if parse(t, timer, read(t, timer))["Timer/OnCalendar"] == nil {
+		t.Errorf("%s never starts", timer)
 	}
 }
 

@@ -8,7 +8,7 @@ func commands(a *app) []*cobra.Command {
 	return []*cobra.Command{
 		initCommand(a), attachCommand(a), detachCommand(a), runCommand(a),
 		statusCommand(a), pointsCommand(a), markCommand(a), alarmCommand(a), findCommand(a), restoreCommand(a),
-		exportCommand(a), importCommand(a), inspectCommand(a), verifyCommand(a), doctorCommand(a),
+		exportCommand(a), importCommand(a), inspectCommand(a), verifyCommand(a), pruneCommand(a), doctorCommand(a),
 		keyCommand(a), configCommand(a), repoCommand(a), completionCommand(a), versionCommand(a),
 	}
 }

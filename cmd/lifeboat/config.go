@@ -11,6 +11,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"lifeboat.im/lifeboat/agent"
+	"lifeboat.im/lifeboat/history"
 	"lifeboat.im/lifeboat/synapse"
 )
 
@@ -28,6 +29,7 @@ type config struct {
 	PgBin      string
 	Agent      agent.SourceOptions // without the DSN
 	Tuning     agent.Tuning
+	Keep       history.Keep // zero: nothing is ever removed
 	S3         s3Config
 
 	sourceFile, passwordFile string
@@ -43,11 +45,6 @@ type option struct {
 	name, help string
 	set        func(c *config, n *yaml.Node) error
 	show       func(c *config) string
-}
-
-// laterKeys are known, but nothing answers to them in this version.
-var laterKeys = map[string]string{
-	"keep": "nothing is ever removed from the repository",
 }
 
 // options lists every key, in the order in which `config show` prints them.
@@ -89,6 +86,7 @@ func options() []option {
 		number("merge_segments", "segments at which an epoch ends", func(c *config) *int { return &c.Tuning.MergeSegments }),
 		duration("refresh_every", "each table is copied anew at least this often", func(c *config) *time.Duration { return &c.Tuning.RefreshEvery }),
 		refreshOption(),
+		keepOption(),
 		alarmOption(),
 		number("copy_workers", "tables or parts of tables copied in parallel", func(c *config) *int { return &c.Tuning.Workers }),
 		text("log_level", "debug, info, warn or error", func(c *config) *string { return &c.LogLevel }, nil),
@@ -125,6 +123,7 @@ func parseConfig(name string, data []byte) (config, error) {
 			return c, usagef("%s: a second YAML document after ---: there must be one", name)
 		}
 	}
+	c.applyKeep()
 	if c.Source != "" && c.sourceFile != "" {
 		return c, usagef("%s: both source and source_file are set: keep one", name)
 	}
@@ -177,9 +176,6 @@ func lookup(known []option, key string) (option, error) {
 		if d := distance(o.name, key); d < dist {
 			best, dist = o.name, d
 		}
-	}
-	if why, ok := laterKeys[key]; ok {
-		return option{}, fmt.Errorf("%s is not in this version: %s", key, why)
 	}
 	if dist > max(len(best), len(key))/2 {
 		return option{}, fmt.Errorf("unknown key %q: `lifeboat config show` lists the known ones", key)

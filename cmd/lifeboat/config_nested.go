@@ -10,6 +10,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"lifeboat.im/lifeboat/agent"
+	"lifeboat.im/lifeboat/history"
 )
 
 // nested is a key that holds keys of its own, as strictly read as the others.
@@ -73,6 +74,60 @@ func refreshOption() option {
 		rate, hours,
 		duration("copy_max", "", func(c *config) *time.Duration { return &c.Tuning.CopyMax }),
 		size("min", "", func(c *config) *int64 { return &c.Tuning.RefreshMin }))
+}
+
+// leastKeep is the shortest span in which every commit is kept: less could be gone
+// before anybody has looked.
+const leastKeep = 24 * time.Hour
+
+func keepOption() option {
+	every := duration("every_commit", "", func(c *config) *time.Duration { return &c.Keep.EveryCommit })
+	rounds := func(name, what string, at func(*config) *int) option {
+		o := number(name, "", at)
+		o.set = func(c *config, n *yaml.Node) error {
+			v, err := strconv.Atoi(n.Value)
+			if err != nil || v < 1 || v > 1000 {
+				return fmt.Errorf("want how many %s, from 1, have %q; leave %s out to keep none", what, n.Value, name)
+			}
+			*at(c) = v
+			return nil
+		}
+		return o
+	}
+	o := nested("keep", "what `lifeboat prune` leaves: every_commit (span in which any commit can be restored), weekly and monthly (for how many weeks and months one point each); or everything, the default: nothing is ever removed",
+		every, rounds("weekly", "weeks", func(c *config) *int { return &c.Keep.Weekly }), rounds("monthly", "months", func(c *config) *int { return &c.Keep.Monthly }))
+	set := o.set
+	o.set = func(c *config, n *yaml.Node) error {
+		if n.Kind == yaml.ScalarNode && n.Value == "everything" {
+			c.Keep = history.Keep{}
+			return nil
+		}
+		if err := set(c, n); err != nil {
+			return err
+		}
+		if c.Keep.EveryCommit < leastKeep {
+			return errors.New("want every_commit of 1d or more, for instance {every_commit: 14d, weekly: 8, monthly: 12}; or keep: everything")
+		}
+		return nil
+	}
+	show := o.show
+	o.show = func(c *config) string {
+		if c.Keep == (history.Keep{}) {
+			return "everything"
+		}
+		return strings.ReplaceAll(strings.ReplaceAll(show(c), ", weekly: 0", ""), ", monthly: 0", "")
+	}
+	return o
+}
+
+// applyKeep makes the agent do what retention needs: rounds, and a new copy of each
+// table at least once in the span in which every commit is kept.
+func (c *config) applyKeep() {
+	if c.Keep == (history.Keep{}) {
+		return
+	}
+	c.Tuning.Weekly, c.Tuning.Monthly = c.Keep.Weekly > 0, c.Keep.Monthly > 0
+	c.Tuning.RefreshEvery = min(c.Tuning.RefreshEvery, c.Keep.EveryCommit)
 }
 
 func alarmOption() option {

@@ -35,6 +35,9 @@ func (a *app) doctor(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("doctor: %w", err)
 	}
+	if v, err := a.openView(ctx, c, repo, s, ""); err == nil {
+		findings = append(findings, keepFinding(c, v))
+	}
 	findings = append(findings, a.doctorHomeserver(ctx, c, findings)...)
 	var fails int64
 	for _, f := range findings {

@@ -110,7 +110,8 @@ func parses(line string) error {
 	if err != nil {
 		return err
 	}
-	if cmd == root && len(rest) > 0 && !strings.HasPrefix(rest[0], "-") || cmd.HasSubCommands() && cmd != root {
+	_, grouped := cmd.Annotations[isGroup]
+	if cmd == root && len(rest) > 0 && !strings.HasPrefix(rest[0], "-") || grouped {
 		return errors.New("there is no such command")
 	}
 	if err := cmd.ParseFlags(rest); err != nil {

@@ -31,6 +31,9 @@ type branch struct {
 	Tables     []proved    `json:"tables"`
 	Rounds     []round     `json:"rounds"`
 	Alarms     []alarm     `json:"alarms"`
+	Pins       []markPoint `json:"pins"`
+	Holds      []markPoint `json:"holds"`             // legal holds
+	Pruned     bool        `json:"pruned"`            // older points were pruned; marks, pins and rounds before from_lsn are left
 	Damaged    string      `json:"damaged,omitempty"` // why nothing more is known of it
 }
 
@@ -134,6 +137,13 @@ func describe(v *history.View, since time.Time) branch {
 	b := branch{
 		Lineage: v.ID.String(), From: v.First.String(), Until: v.Durable.String(), UntilTime: commitTime(v.DurableTime),
 		Restorable: v.Ready && v.First != 0 && v.First <= v.Durable, Marks: []markPoint{}, Holes: []hole{}, Tables: []proved{}, Rounds: []round{},
+		Pins: []markPoint{}, Holds: []markPoint{}, Pruned: v.Pruned != 0,
+	}
+	for _, m := range v.Pins {
+		b.Pins = append(b.Pins, markPoint{m.Name, m.At.String(), m.Time.Time()})
+	}
+	for _, m := range v.Holds {
+		b.Holds = append(b.Holds, markPoint{Name: m.Name, Time: m.Time.Time()})
 	}
 	if p := v.Epochs[0].Parent; p != nil {
 		b.Parent, b.ParentAt = p.ID.String(), p.At.String()
@@ -204,9 +214,18 @@ func (a *app) printBranch(b *branch) {
 		a.fact("  restorable  every commit from lsn:%s to lsn:%s%s", b.From, b.Until, atMoment(b.UntilTime))
 		a.fact("  commits     %d", b.Commits)
 	}
+	if b.Pruned {
+		a.fact("  pruned      what is older, but for the marks, pins and rounds below")
+	}
 	a.printProved(b.Tables)
 	for _, m := range b.Marks {
 		a.fact("  mark        %s  lsn:%s  %s", m.Name, m.LSN, moment(m.Time))
+	}
+	for _, m := range b.Pins {
+		a.fact("  pin         %s  lsn:%s  %s", m.Name, m.LSN, moment(m.Time))
+	}
+	for _, m := range b.Holds {
+		a.fact("  legal hold  %s  %s", m.Name, moment(m.Time))
 	}
 	for _, r := range b.Rounds {
 		a.fact("  %-11s lsn:%s  %s", r.Kind, r.LSN, moment(r.Time))

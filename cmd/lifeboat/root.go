@@ -74,10 +74,13 @@ func suggestion(cmd *cobra.Command, arg string) string {
 	return ": `lifeboat --help` lists the commands"
 }
 
+// isGroup annotates a command that does nothing itself.
+const isGroup = "group"
+
 // group makes a command that only holds others.
 func group(use, short, example string, sub ...*cobra.Command) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: use, Short: short, Example: example,
+		Use: use, Short: short, Example: example, Annotations: map[string]string{isGroup: ""},
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return usagef("unknown command %q%s", args[0], suggestion(cmd, args[0]))

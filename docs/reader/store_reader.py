@@ -208,7 +208,7 @@ class Log:
     def __init__(self, repo, name):
         self.repo, self.name, self.keys, self.bodies = repo, name, {}, {}
         self.bases, self.histories, self.segments, self.schemas, self.marks = [], [], [], [], {}
-        self.durable, self.oldest, self.ready, self.entries, self.first = 0, 0, False, 0, {}
+        self.durable, self.oldest, self.ready, self.entries, self.first, self.pruned, self.points, self.fates = 0, 0, False, 0, {}, 0, [], {}
         self.walk()
 
     def entry(self, epoch, seq):
@@ -246,7 +246,8 @@ class Log:
         self.histories = [(tuple(h[0]), h[1], h[2], h[3]) for h in c[8] or []]
         self.bases = [(tuple(b[0]), b[1], b[2], b[3], b[4], b[5]) for b in c[9] or []]
         self.schemas = [(tuple(s[0]), s[1]) for s in c[10] or []]
-        self.marks = {m[1]: m[2] for m in c[12] or []}
+        self.marks, self.pruned, self.points = {m[1]: m[2] for m in c[12] or []}, c[21] or 0, [p[3] for p in c[22] or []]
+        self.fates = {r[1]: 13 if any(r[3]) else 18 for r in c[24] or [] if any(r[3]) or any(r[5])}
 
     def take(self, e):
         p = e.part
@@ -266,11 +267,14 @@ class Log:
             if not self.schemas and not self.ready:
                 self.oldest = max(self.oldest, p[1])
             self.schemas.append((e.at, p[1]))
-        elif e.kind == b"n" and p[1] == 1:
-            self.durable = max(self.durable, p[2] or 0)
         elif e.kind == b"n":
-            self.ready = self.ready or p[1] == 2
+            self.durable, self.ready = max(self.durable, p[2] or 0), self.ready or p[1] == 2
             self.marks.update({p[6]: p[8]} if p[1] == 5 else {})
+            if p[1] in (13, 18) and self.fates.setdefault(p[11], p[1]) == p[1] == 13:
+                for kind in (self.bases, self.histories, self.segments, self.schemas):
+                    kind[:] = [x for x in kind if list(x[0]) not in (p[19] or [])]
+                if p[20][1] >= self.oldest:
+                    self.oldest, self.pruned, self.points = p[20][1], p[20][1], [k[3] for k in p[20][2] or []]
 
     def epoch_key(self, epoch):
         if epoch not in self.keys:
@@ -293,6 +297,7 @@ class Log:
 
     def table(self, name, point):
         """The rows of a table at a point: columns, lines."""
+        must(point >= self.pruned or point in self.points, "the point %s was pruned" % lsn(point))
         oid = next((t[1] for t in self.tables(point) if "%s.%s" % (t[2], t[3]) == name), None)
         must(oid is not None, "no table %s at %s" % (name, lsn(point)))
         base = max((b for b in self.bases if b[1] == oid and b[4] <= point), key=lambda b: b[4], default=None)
@@ -411,8 +416,7 @@ def lsn(n):
 def points(repo):
     for name in repo.logs():
         log = Log(repo, name)
-        state = (name, "restorable" if log.ready else "not restorable yet,", lsn(log.oldest), lsn(log.durable))
-        print("%s: %s from %s to %s; %d bases, %d histories, %d segments" % (state + (len(log.bases), len(log.histories), len(log.segments))))
+        print("%s: %s from %s to %s; %d bases, %d histories, %d segments" % (name, "restorable" if log.ready else "not restorable yet,", lsn(log.oldest), lsn(log.durable), len(log.bases), len(log.histories), len(log.segments)))
         for mark, at in sorted(log.marks.items()):
             print("  mark %s at %s" % (mark, lsn(at)))
 
@@ -421,8 +425,7 @@ def verify(repo):
         log = Log(repo, name)
         held = {b[1] for b in log.bases if b[4] <= log.durable}
         names = ["%s.%s" % (t[2], t[3]) for t in (log.tables(log.durable) if log.ready else []) if t[1] in held]
-        for table in names:
-            log.table(table, log.durable)
+        any(log.table(table, log.durable) is None for table in names)
         print("%s: the chain of %d entries holds, %d tables at %s read whole, %d chunks opened" % (name, log.entries, len(names), lsn(log.durable), repo.chunks))
 
 def main(args):
@@ -432,15 +435,12 @@ def main(args):
     if len(args) < 2 or args[1] not in ("points", "table", "verify") or args[1] == "table" and len(args) < 3:
         sys.exit(__doc__)
     repo = Repository(args[0], key)
-    if args[1] == "points":
-        return points(repo)
-    if args[1] == "verify":
-        return verify(repo)
+    if args[1] != "table":
+        return points(repo) if args[1] == "points" else verify(repo)
     log = Log(repo, args[4] if len(args) > 4 else repo.logs()[-1])
     at = log.durable
     if args[3:4] not in ([], ["latest"]):
-        high, low = args[3].split("/")
-        at = int(high, 16) << 32 | int(low, 16)
+        at = sum(int(part, 16) << shift for part, shift in zip(args[3].split("/"), (32, 0)))
     sys.stdout.buffer.writelines(line + b"\n" for line in log.table(args[2], at)[1])
 
 if __name__ == "__main__":
