@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"lifeboat.im/lifeboat/chunkstore"
 	"lifeboat.im/lifeboat/record"
@@ -11,88 +12,25 @@ import (
 
 // host is one machine: its key directory outlives its process.
 type host struct {
-	w    *world
-	name string
-	keys map[uint64]chunkstore.Secret
-	// The process: dead until it is started again.
-	dead   bool
-	steps  int
-	at     int // the step at which kind happens
-	kind   int
+	proc
+	ln     *lineage
+	keys   map[uint64]chunkstore.Secret
 	repo   *Repository
 	log    *Log
 	view   *View // loaded, for a Begin that did not happen yet
 	writer *Writer
 }
 
-// The ways in which one step goes wrong.
-const (
-	failBefore = iota
-	failAfter
-	loseReply
-	crashBefore
-	crashAfter
-	outage
-	letOther
-	kinds
-)
-
-// step does one call of the store or the key directory.
-func (h *host) step(f func() error, create bool) error {
-	if h.dead {
-		return errDead
-	}
-	h.steps++
-	if h.steps < h.at || (h.steps > h.at && h.kind != outage) || h.at == 0 {
-		return f()
-	}
-	switch h.kind {
-	case failBefore:
-		return errFault
-	case failAfter:
-		_ = f()
-		return errFault
-	case loseReply:
-		err := f()
-		if err == nil && create {
-			return chunkstore.ErrExists
-		}
-		return err
-	case crashBefore:
-		h.dead = true
-		return errDead
-	case crashAfter:
-		_ = f()
-		h.dead = true
-		return errDead
-	case outage:
-		if h.steps == h.at && h.w.rng.IntN(2) == 0 {
-			_ = f()
-		}
-		return errFault
-	}
-	if err := h.w.other(h); err != nil {
-		return err
-	}
-	return f()
-}
-
+// Create is a step. A chunk that was removed meanwhile may come back by one who knows
+// nothing of it: no entry will name it.
 func (h *host) Create(ctx context.Context, key string, data []byte) error {
-	return h.step(func() error { return h.w.mem.Create(ctx, key, data) }, true)
-}
-
-func (h *host) Get(ctx context.Context, key string) (b []byte, err error) {
-	err = h.step(func() (err error) { b, err = h.w.mem.Get(ctx, key); return err }, false)
-	return b, err
-}
-
-func (h *host) Stat(ctx context.Context, key string) (i chunkstore.Info, err error) {
-	err = h.step(func() (err error) { i, err = h.w.mem.Stat(ctx, key); return err }, false)
-	return i, err
-}
-
-func (h *host) List(ctx context.Context, prefix string, f func(chunkstore.Info) error) error {
-	return h.step(func() error { return h.w.mem.List(ctx, prefix, f) }, false)
+	broke := len(h.w.laws.broke)
+	err := h.proc.Create(ctx, key, data)
+	name, perr := chunkstore.ParseKey(key)
+	if perr == nil && (h.log == nil || !h.log.Store().Condemned(name)) {
+		h.w.laws.broke = h.w.laws.broke[:broke]
+	}
+	return err
 }
 
 // hostKeys are the host's epoch keys, each call a step.
@@ -120,24 +58,13 @@ func (k hostKeys) Remove(epoch uint64) error {
 // start brings up a host's process.
 func (h *host) start(ctx context.Context) error {
 	h.dead, h.at, h.steps = false, 0, 0
-	h.writer, h.view = nil, nil
+	h.writer, h.view, h.log = nil, nil, nil
 	var err error
 	if h.repo, err = Open(ctx, h); err != nil {
 		return err
 	}
-	h.log = h.w.logOf(h.repo, h.w.all.Agent(), hostKeys{h})
+	h.log = h.w.logOf(h.repo, h.w.all.Agent(), h.ln.id, hostKeys{h})
 	return nil
-}
-
-// arm decides whether and how something goes wrong in the next operation.
-func (h *host) arm() {
-	h.steps, h.at = 0, 0
-	if h.w.rng.IntN(3) == 0 {
-		h.at, h.kind = 1+h.w.rng.IntN(9), h.w.rng.IntN(kinds)
-		if h.kind == letOther && h.w.depth > 0 {
-			h.at = 0
-		}
-	}
 }
 
 // act does one random thing on a host. Its error is of the model; what the code
@@ -146,7 +73,7 @@ func (h *host) act(ctx context.Context) error {
 	if h.dead {
 		return h.start(ctx)
 	}
-	h.arm()
+	h.arm(9)
 	var what string
 	var err error
 	switch {
@@ -179,7 +106,7 @@ func (h *host) judge(ctx context.Context, err error) error {
 		} else if h.view != nil {
 			epoch = h.view.Head.Epoch
 		}
-		v, lerr := h.w.logOf(h.w.repo, h.w.all, nil).Load(ctx)
+		v, lerr := h.ln.reader().Load(ctx)
 		if lerr != nil {
 			return broken("load after fencing: %w", lerr)
 		}
@@ -198,7 +125,7 @@ func (h *host) judge(ctx context.Context, err error) error {
 			return broken("%s writes on after %w", h.name, err)
 		}
 	}
-	if h.dead || errors.Is(err, errFault) || errors.Is(err, errDead) {
+	if h.dead || failed(err) {
 		if h.writer != nil {
 			h.dead = true
 		}
@@ -208,9 +135,9 @@ func (h *host) judge(ctx context.Context, err error) error {
 }
 
 func (h *host) begin(ctx context.Context, v *View) error {
-	o := Opening{Durable: walStart, Host: h.name, Slot: "s"}
+	o := Opening{Durable: walStart, Host: h.name, Slot: "s", Parent: h.ln.parent}
 	if v != nil {
-		o.Durable = v.Durable
+		o.Durable, o.Parent = v.Durable, nil
 	}
 	w, err := h.log.Begin(ctx, v, hostKeys{h}, o)
 	if err != nil {
@@ -223,22 +150,29 @@ func (h *host) begin(ctx context.Context, v *View) error {
 // ack notes that the host was told that its head is durable.
 func (h *host) ack() error {
 	v := h.writer.View()
-	w := h.w
-	if who := w.ackedBy[v.Head]; who != "" && who != h.name {
+	ln := h.ln
+	if who := ln.ackedBy[v.Head]; who != "" && who != h.name {
 		return broken("entry %s was acknowledged to %s and to %s", v.Head, who, h.name)
 	}
-	w.ackedBy[v.Head] = h.name
-	w.acked = max(w.acked, v.Durable)
+	ln.ackedBy[v.Head] = h.name
+	ln.acked = max(ln.acked, v.Durable)
+	if v.Ready && ln.ready == 0 {
+		ln.ready = v.First
+	}
 	return nil
 }
 
-// write does one random call of the writer.
+// write does one random call of the writer, until the lineage is ready mostly what makes
+// it so.
 func (h *host) write(ctx context.Context) (what string, err error) {
-	switch n := h.w.rng.IntN(20); {
+	v := h.writer.View()
+	switch n := h.w.rng.IntN(24); {
+	case !v.Ready && n < 12:
+		return "first copies", h.firstCopies(ctx)
 	case n < 8:
 		return "segment", h.segment(ctx)
 	case n < 10:
-		return "base", h.base(ctx)
+		return "base", h.base(ctx, 100+uint32(h.w.rng.IntN(3)))
 	case n < 12:
 		return "rotate", h.acked(h.writer.Rotate(ctx, Opening{Host: h.name, Slot: "s"}))
 	case n < 15:
@@ -261,11 +195,87 @@ func (h *host) write(ctx context.Context) (what string, err error) {
 		_, err := h.writer.Probe(ctx)
 		return "probe", err
 	case n < 18:
-		d := h.writer.View().Durable
+		d := v.Durable
 		d += record.LSN(h.w.rng.IntN(int(99 - (d-walStart)%100)))
 		return "position", h.acked(h.writer.Note(ctx, Note{Kind: NotePosition, Durable: d}))
+	case n < 19:
+		return "incomplete", h.acked(h.writer.Note(ctx, Note{Kind: NoteIncomplete, Table: 100, From: v.Durable}))
+	case n < 21:
+		return "schema", h.schema(ctx)
+	case n < 22 && h.w.rng.IntN(3) == 0:
+		return "alarm", h.alarm(ctx)
 	default:
-		return "incomplete", h.acked(h.writer.Note(ctx, Note{Kind: NoteIncomplete, Table: 100, From: h.writer.View().Durable}))
+		return "round", h.round(ctx)
+	}
+}
+
+// firstCopies makes one of what is missing until all can be restored.
+func (h *host) firstCopies(ctx context.Context) error {
+	v := h.writer.View()
+	if len(v.Schemas) == 0 {
+		return h.schema(ctx)
+	}
+	for table := uint32(100); table < 103; table++ {
+		if !slices.ContainsFunc(v.Bases, func(b BaseInfo) bool { return b.Table == table }) {
+			return h.base(ctx, table)
+		}
+	}
+	return h.acked(h.writer.Note(ctx, Note{Kind: NoteReady}))
+}
+
+// round copies every table, with segments between, and notes the sparse point.
+func (h *host) round(ctx context.Context) error {
+	if !h.writer.View().Ready {
+		return nil
+	}
+	for table := uint32(100); table < 103; table++ {
+		if err := h.base(ctx, table); err != nil {
+			return err
+		}
+		if h.w.rng.IntN(2) == 0 {
+			if err := h.segment(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	v := h.writer.View()
+	r := Round{Kind: []string{Weekly, Monthly}[h.w.rng.IntN(2)], From: v.Durable, Point: v.Durable, Time: v.DurableTime}
+	for _, b := range v.BasesAt(r.Point) {
+		r.From, r.Until = min(r.From, b.RecordsFrom), max(r.Until, b.ExactFrom)
+	}
+	if r.Time == 0 {
+		return nil
+	}
+	err := h.writer.Note(ctx, Note{Kind: NoteRound, Name: r.Kind, From: r.From, Until: r.Until, Point: r.Point, Time: r.Time})
+	if err == nil {
+		h.ln.rounds = append(h.ln.rounds, r)
+	}
+	return h.acked(err)
+}
+
+func (h *host) alarm(ctx context.Context) error {
+	err := h.writer.Note(ctx, Note{Kind: NoteAlarm, Table: 100, Name: "public.a", From: h.writer.View().Durable, Change: &MassChange{}})
+	if err == nil {
+		for _, a := range h.writer.View().Alarms {
+			h.ln.alarms[a.At] = true
+		}
+	}
+	return h.acked(err)
+}
+
+func (h *host) schema(ctx context.Context) error {
+	for {
+		p, err := h.log.Store().Put(ctx, chunkstore.KindBytes, h.w.pool[h.w.rng.IntN(len(h.w.pool))], chunkstore.Default)
+		if err != nil {
+			return err
+		}
+		ext := []record.Extent{{Chunk: p.Ref.D, Gen: p.Ref.Gen, Length: uint64(p.Ref.Size)}}
+		err = h.writer.SchemaNote(ctx, &Schema{Custom: ext, Plain: ext, From: h.writer.View().Durable}, nil)
+		var c *ErrCondemned
+		if errors.As(err, &c) {
+			continue
+		}
+		return h.acked(err)
 	}
 }
 
@@ -291,7 +301,7 @@ func (h *host) segment(ctx context.Context) error {
 	at := h.writer.View().Durable
 	var txs []walTx
 	for range 1 + h.w.rng.IntN(3) {
-		t := h.w.tx(at)
+		t := h.ln.tx(at)
 		txs, at = append(txs, t), t.end
 	}
 	for {
@@ -305,32 +315,36 @@ func (h *host) segment(ctx context.Context) error {
 			continue // put again, under the next generation
 		}
 		if err == nil {
-			h.w.acked = max(h.w.acked, s.End)
+			h.ln.acked = max(h.ln.acked, s.End)
 		}
 		return h.acked(err)
 	}
 }
 
-func (h *host) base(ctx context.Context) error {
-	rels := testRelations()
-	rel := rels[h.w.rng.IntN(len(rels))]
-	rows := []byte(fmt.Sprintf("%d\tx\n", h.w.rng.IntN(4)))
+// base copies a table. What it holds comes from few texts, so that chunks are shared
+// among bases and lineages.
+func (h *host) base(ctx context.Context, table uint32) error {
+	rows := fmt.Sprintf("%d\tx\n", h.w.rng.IntN(4))
 	for {
-		p, err := h.log.Store().Put(ctx, chunkstore.KindRows, rows, chunkstore.Default)
+		p, err := h.log.Store().Put(ctx, chunkstore.KindRows, []byte(rows), chunkstore.Default)
 		if err != nil {
 			return err
 		}
 		d := h.writer.View().Durable
+		f := baseFact{table: table, from: d, exact: d, text: rows}
+		if !h.writer.View().Ready {
+			f.exact += 10
+		}
 		err = h.writer.Base(ctx, &Base{
-			Relation: rel, Pieces: []Piece{{Rows: &p.Ref}}, RecordsFrom: d, ExactFrom: d + 10,
-			Digest: record.Digest{Count: 1}, Bytes: int64(len(rows)),
+			Relation: testRelations()[table-100], Pieces: []Piece{{Rows: &p.Ref}}, RecordsFrom: f.from, ExactFrom: f.exact,
+			Digest: record.Digest{Count: 1}, Bytes: int64(len(rows)), Time: record.FromTime(h.w.clock),
 		}, []chunkstore.Name{p.Name})
 		var c *ErrCondemned
 		if errors.As(err, &c) {
 			continue
 		}
 		if err == nil {
-			h.w.bases[h.writer.View().Head] = rel.OID
+			h.ln.bases[h.writer.View().Head] = f
 		}
 		return h.acked(err)
 	}

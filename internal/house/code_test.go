@@ -64,6 +64,42 @@ func TestClock(t *testing.T) {
 	}
 }
 
+// deleters lists who asks a store for the right to delete, with the reason.
+var deleters = map[string]string{
+	"history/prune.go":      "the prune",
+	"history/prunesteps.go": "the prune",
+	"history/repository.go": "older configurations, once a newer one is there: they wrap keys for recipients that are to lose them",
+	"chunkstore/probe.go":   "the objects of its own probe",
+}
+
+// Only the prune deletes what a backup is made of.
+func TestOnlyThePruneDeletes(t *testing.T) {
+	found := map[string]bool{}
+	for _, s := range sources(t) {
+		if s.test || within(s.room, "chunkstore/storetest") {
+			continue
+		}
+		ast.Inspect(s.ast, func(n ast.Node) bool {
+			a, ok := n.(*ast.TypeAssertExpr)
+			if !ok || a.Type == nil {
+				return true
+			}
+			id, _ := a.Type.(*ast.Ident)
+			if selector(a.Type) == "chunkstore.Remover" || id != nil && id.Name == "Remover" {
+				if found[s.path] = true; deleters[s.path] == "" {
+					t.Errorf("%s: it wants to delete from the store: only the prune does, after its grace", s.at(n))
+				}
+			}
+			return true
+		})
+	}
+	for path := range deleters {
+		if !found[path] {
+			t.Errorf("%s deletes nothing any more", path)
+		}
+	}
+}
+
 func TestNoInit(t *testing.T) {
 	for _, s := range sources(t) {
 		for _, d := range s.ast.Decls {

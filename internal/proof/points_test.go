@@ -77,7 +77,16 @@ func choose(rng *rand.Rand, v *history.View, all []record.Transaction, n int) []
 }
 
 // outcome counts what a list of points came to.
-type outcome struct{ exact, refused, tables int }
+type outcome struct {
+	exact, refused, tables int
+	held                   []heldPoint // the exact ones
+}
+
+// heldPoint is a position whose tables were held against physical recovery.
+type heldPoint struct {
+	at     record.LSN
+	tables map[string]string // digest of each
+}
 
 // readAt is which of the exact points the second reader reads as well, which takes seconds.
 const readAt = 2
@@ -125,14 +134,22 @@ func (l *lab) prove(oracle *testpg.Oracle, points []point) outcome {
 		for _, r := range report.Tables {
 			if r.Incomplete == "" {
 				sum.tables++
-				read[r.Table] = fmt.Sprintf("%d %d %d", r.Hash.Hi, r.Hash.Lo, r.Hash.Count)
+				read[r.Table] = digest(r)
 			}
+		}
+		if exact {
+			sum.held = append(sum.held, heldPoint{p.want, read})
 		}
 		if exact && sum.exact == readAt {
 			testpg.ReadStore(l.t, l.child.Repo, filepath.Join(l.dir, "operator.age"), v.ID.String(), p.want.String(), read)
 		}
 	}
 	return sum
+}
+
+// digest is a table's, as the second reader prints it.
+func digest(r restore.TableReport) string {
+	return fmt.Sprintf("%d %d %d", r.Hash.Hi, r.Hash.Lo, r.Hash.Count)
 }
 
 func (l *lab) plan(v *history.View, p point, exact *bool) *restore.Plan {

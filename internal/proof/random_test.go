@@ -95,6 +95,7 @@ func (r random) once(t *testing.T) {
 	held := list.hold(t, v)
 	points, share := r.mix(l, v, choose(rng, v, all, 5*r.points))
 	got := l.prove(oracle, points)
+	l.prune(v, got.held)
 	again := refreshed(v)
 	c.Failures = nil
 	t.Logf("%d kills; load %+v; %d commits (%d held one by one) in %d epochs, %d histories, %d segments, %d bases of which %d are refreshes; %d points exact (%d tables), %d refused; %d%% of all commits are exact",

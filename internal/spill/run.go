@@ -5,18 +5,18 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+
+	"github.com/klauspost/compress/s2"
 )
 
 // A run is a sorted part of a sorter's pairs, in blocks: four bytes of length, then the
-// block sealed (AES-256-GCM). The nonce is the number of the run and that of the block in
-// it, so a block opens at its own place only. A pair is the lengths of key and value as
-// uvarints, then both. Pairs do not cross blocks, but for one that is larger than a block:
-// it begins one, and those after it go on with it. Blocks are not compressed: that costs
-// more of a processor than writing and reading twice the bytes.
+// block compressed and sealed (AES-256-GCM). The nonce is the number of the run and that
+// of the block in it, so a block opens at its own place only. A pair is the lengths of
+// key and value as uvarints, then both. Pairs do not cross blocks, but for one that is
+// larger than a block: it begins one, and those after it go on with it.
 const (
-	blockSize = 64 << 10
+	blockSize = 32 << 10
 	lengths   = 2 * binary.MaxVarintLen64
-	overhead  = 16 // of a sealed block
 )
 
 // An index holds the first key of blocks at equal distances: at most so many, and so
@@ -43,7 +43,7 @@ type run struct {
 
 // block holds the buffers of a reader or a writer.
 type block struct {
-	plain, sealed []byte
+	plain, packed, sealed []byte
 }
 
 func (d *Dir) nonce(run uint32, block uint64) []byte {
@@ -119,8 +119,12 @@ func (w *runWriter) note(key []byte) {
 }
 
 func (w *runWriter) flush() error {
+	if s2.MaxEncodedLen(len(w.plain)) > cap(w.packed) {
+		w.packed = make([]byte, s2.MaxEncodedLen(blockSize))
+	}
 	d := w.file.dir
-	w.sealed = d.aead.Seal(append(w.sealed[:0], 0, 0, 0, 0), d.nonce(w.number, w.blocks), w.plain, nil)
+	w.packed = s2.Encode(w.packed[:cap(w.packed)], w.plain)
+	w.sealed = d.aead.Seal(append(w.sealed[:0], 0, 0, 0, 0), d.nonce(w.number, w.blocks), w.packed, nil)
 	binary.BigEndian.PutUint32(w.sealed, uint32(len(w.sealed)-4))
 	w.plain = w.plain[:0]
 	w.blocks++
@@ -233,19 +237,25 @@ func (c *cursor) load() error {
 		return err
 	}
 	n := int64(binary.BigEndian.Uint32(head[:]))
-	if n > c.run.end-c.offset || n > blockSize+overhead {
+	if n > c.run.end-c.offset || n > int64(2*blockSize) {
 		return fmt.Errorf("%w: a block of %d bytes", ErrDamaged, n)
 	}
 	if int64(cap(c.sealed)) < n {
-		c.sealed = make([]byte, n, blockSize+overhead)
+		c.sealed = make([]byte, n, 2*blockSize)
 	}
 	c.sealed = c.sealed[:n]
 	if err := c.read(c.sealed); err != nil {
 		return err
 	}
 	d := c.run.file.dir
-	var err error
-	if c.rest, err = d.aead.Open(c.sealed[:0], d.nonce(c.run.number, c.number), c.sealed, nil); err != nil {
+	packed, err := d.aead.Open(c.sealed[:0], d.nonce(c.run.number, c.number), c.sealed, nil)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	if cap(c.plain) < blockSize {
+		c.plain = make([]byte, 0, blockSize)
+	}
+	if c.rest, err = s2.Decode(c.plain[:cap(c.plain)], packed); err != nil {
 		return fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	c.number++

@@ -12,7 +12,7 @@ const (
 	minBudget = 64 << 10
 	maxBudget = 1 << 30 // places in a chunk are 32 bits
 	// fanIn is how many runs are merged into one, and at most gone through at once.
-	fanIn = 32
+	fanIn = 64
 )
 
 // Sorter takes pairs in any order. It is not safe for concurrent use.
@@ -137,38 +137,13 @@ func (m *memory) pair(it item) Pair {
 	return Pair{Key: b[:it.key:it.key], Value: b[it.key : it.key+it.value : it.key+it.value]}
 }
 
-// mostPrefixes is how far into keys that are alike prefixes are looked at.
-const mostPrefixes = 256
-
-func (m *memory) sort() { m.sortFrom(m.items, 0) }
-
-// sortFrom sorts items that are equal in the bytes of their keys before from, and whose
-// prefix begins there: by the prefix, and those with an equal one by the next. Keys mostly
-// have much in common at their beginning, and so the bytes of each are seldom looked at.
-func (m *memory) sortFrom(items []item, from int) {
-	slices.SortFunc(items, func(a, b item) int { return cmp.Compare(a.prefix, b.prefix) })
-	for len(items) > 0 {
-		n, short := 1, false
-		for n < len(items) && items[n].prefix == items[0].prefix {
-			n++
+func (m *memory) sort() {
+	slices.SortFunc(m.items, func(a, b item) int {
+		if c := cmp.Compare(a.prefix, b.prefix); c != 0 {
+			return c
 		}
-		equal := items[:n]
-		items = items[n:]
-		if n == 1 {
-			continue
-		}
-		for i := range equal {
-			short = short || int(equal[i].key) <= from+8
-		}
-		if short || n < 6 || from >= mostPrefixes { // a prefix may be a part of one key and an end of another
-			slices.SortFunc(equal, func(a, b item) int { return compare(m.pair(a), m.pair(b)) })
-			continue
-		}
-		for i := range equal {
-			equal[i].prefix = prefixOf(m.pair(equal[i]).Key[from+8:])
-		}
-		m.sortFrom(equal, from+8)
-	}
+		return compare(m.pair(a), m.pair(b))
+	})
 }
 
 func compare(a, b Pair) int {
