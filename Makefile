@@ -6,6 +6,7 @@ PG15       := 15.18.0-beta.17
 SYNAPSE    := 1.163.2
 SYNAPSEOLD := 1.98.0
 VALKEY     := 9.1.2.post2
+RESTIC     := 0.18.1
 GO         ?= go
 FUZZTIME   ?= 10s
 SOAKTIME   ?= 30m
@@ -20,9 +21,10 @@ pg15 := $(TOOLS)/.pg15-$(PG15)
 synapse := $(TOOLS)/.synapse-$(SYNAPSE)
 synapseold := $(TOOLS)/.synapse-old-$(SYNAPSEOLD)
 valkey := $(TOOLS)/.valkey-$(VALKEY)
+restic := $(TOOLS)/.restic-$(RESTIC)
 bin  := $(TOOLS)/bin/.done
 
-.PHONY: help tools build check test race bench soak fuzz demo demo-clean clean
+.PHONY: help tools build check test race bench bench-tools soak fuzz demo demo-clean clean
 .DELETE_ON_ERROR:
 
 help: ## list these targets
@@ -50,6 +52,11 @@ $(valkey): | $(synapseold)
 	internal/tools/install valkey $(VALKEY) $(TOOLS)
 	@touch $@
 
+# Only make bench compares with it.
+$(restic):
+	internal/tools/install restic $(RESTIC) $(TOOLS)
+	@touch $@
+
 $(bin): internal/tools/go.mod internal/tools/go.sum
 	@mkdir -p $(TOOLS)/bin
 	cd internal/tools && GOBIN="$(abspath $(TOOLS))/bin" $(GO) install tool
@@ -73,7 +80,9 @@ race:
 		set -x; LIFEBOAT_REQUIRE=all CGO_ENABLED=1 $(GO) test -race -short -p 2 -timeout 15m ./chunkstore/... ./history/... ./agent/...; \
 	else echo "no race detector: it needs a C compiler. Type: sudo apt-get install gcc"; fi
 
-bench: $(pg18) $(synapse) $(bin) build ## figures against PostgreSQL's own tools, with misses; 28 minutes (BENCH="-n 1 -mb 200" is shorter)
+bench-tools: $(pg18) $(synapse) $(bin) $(restic) ## install what make bench compares with: restic too; a pgbackrest in PATH is found
+
+bench: bench-tools build ## figures against PostgreSQL's own tools, with misses; 32 minutes (BENCH="-n 1 -mb 200" is shorter)
 	$(GO) run ./internal/bench $(BENCH)
 
 soak: tools build ## the random tests for SOAKTIME (30m)

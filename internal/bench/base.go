@@ -74,7 +74,7 @@ func (b *bench) copyAndRestore(ctx context.Context, db, label string) (h home, e
 	if err := b.interleave(plain, b.copies(ctx, db, &h), func() (usage, error) { return b.dumpOnce(ctx, db, b.dump(), "") }); err != nil {
 		return h, err
 	}
-	fmt.Printf("   repository %d MiB, dump %d MiB\n", treeSize(filepath.Join(h.dir, "repository"))>>20, treeSize(b.dump())>>20)
+	fmt.Printf("   repository %d MiB, dump %d MiB\n", treeSize(h.repository())>>20, treeSize(b.dump())>>20)
 	r := b.figure("restore ÷ pg_restore -j2"+label, 1.1, false)
 	return h, b.interleave(r, func() (usage, error) { return b.restore(ctx, h, "ours") }, func() (usage, error) {
 		if err := b.createDB(ctx, "theirs"); err != nil {

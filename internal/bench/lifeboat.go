@@ -21,6 +21,10 @@ type home struct{ dir, slot string }
 func (h home) config() string { return filepath.Join(h.dir, "lifeboat.yaml") }
 func (h home) key() string    { return filepath.Join(h.dir, "lifeboat.key") }
 
+// repository is where it is unless it is a bucket.
+func (h home) repository() string { return filepath.Join(h.dir, "repository") }
+func (h home) log() string        { return filepath.Join(h.repository(), "log") }
+
 var (
 	setLines       = regexp.MustCompile(`(?m)^(rpo|wal_budget):.*\n`)
 	repositoryLine = regexp.MustCompile(`(?m)^repository:.*\n`)
@@ -28,8 +32,8 @@ var (
 
 // attach makes a home for a database and prepares the database. The settings are
 // the defaults, but for a schema that need not rest for 10 s, an unlimited WAL
-// budget, and rpo.
-func (b *bench) attach(ctx context.Context, db string, rpo time.Duration) (home, error) {
+// budget, rpo, and the lines given.
+func (b *bench) attach(ctx context.Context, db string, rpo time.Duration, lines ...string) (home, error) {
 	b.serial++
 	h := home{dir: filepath.Join(b.dir, fmt.Sprintf("%s-%d", db, b.serial)), slot: "bench_" + db}
 	if err := os.Mkdir(h.dir, 0o755); err != nil {
@@ -51,6 +55,7 @@ func (b *bench) attach(ctx context.Context, db string, rpo time.Duration) (home,
 		s = repositoryLine.ReplaceAllString(s, "repository: repository\n")
 	}
 	s += fmt.Sprintf("slot: %[1]s\npublication: %[1]s\nwal_budget: unlimited\nschema_quiet: 100ms\nrpo: %[2]s\n", h.slot, rpo)
+	s += strings.Join(append(lines, ""), "\n")
 	if err := os.WriteFile(h.config(), []byte(s), 0o644); err != nil {
 		return h, err
 	}
@@ -61,7 +66,7 @@ func (b *bench) attach(ctx context.Context, db string, rpo time.Duration) (home,
 // place gives the arguments behind init --repo.
 func (b *bench) place(h home) ([]string, error) {
 	if b.bucket == nil {
-		return []string{filepath.Join(h.dir, "repository")}, nil
+		return []string{h.repository()}, nil
 	}
 	id, secret := filepath.Join(h.dir, "s3.id"), filepath.Join(h.dir, "s3.secret")
 	err := errors.Join(os.WriteFile(id, []byte(s3server.AccessKey), 0o600), os.WriteFile(secret, []byte(s3server.SecretKey), 0o600))
@@ -129,15 +134,21 @@ func (b *bench) restore(ctx context.Context, h home, db string) (usage, error) {
 }
 
 // treeSize gives the bytes of the files below dir.
-func treeSize(dir string) int64 {
-	var n int64
+func treeSize(dir string) (bytes int64) {
+	bytes, _ = tree(dir)
+	return bytes
+}
+
+// tree gives the bytes and the number of the files below dir.
+func tree(dir string) (bytes, files int64) {
 	_ = filepath.WalkDir(dir, func(_ string, d os.DirEntry, err error) error {
 		if err == nil && d.Type().IsRegular() {
 			if info, err := d.Info(); err == nil {
-				n += info.Size()
+				bytes += info.Size()
+				files++
 			}
 		}
 		return nil
 	})
-	return n
+	return bytes, files
 }

@@ -35,7 +35,7 @@ func main() {
 
 // options say what is measured, how often and at what size.
 type options struct {
-	pairs, changes, updated, megabytes, seconds int
+	pairs, changes, updated, megabytes, seconds, month int
 
 	lifeboat, pg, dir string
 	only              []string
@@ -81,6 +81,7 @@ func figures() []figure {
 		{"updates", (*bench).updates, 3, 150, 8},
 		{"synapse", (*bench).synapse, 3, 120, 140},
 		{"objects", (*bench).objects, 3, 120, 36},
+		{"days", (*bench).days, 1, 260, 0},
 		{"accident", (*bench).accident, 1, 80, 0},
 	}
 }
@@ -91,15 +92,16 @@ func parse() (o options, err error) {
 	flag.IntVar(&o.changes, "changes", 1_000_000, "row changes to drain")
 	flag.IntVar(&o.updated, "updates", 5_000_000, "row updates between two restores")
 	flag.IntVar(&o.megabytes, "mb", 1200, "size of the database to copy and restore, in MB")
+	flag.IntVar(&o.month, "days", 30, "days that are simulated to compare what is stored")
 	flag.IntVar(&o.seconds, "seconds", 10, "length of each pgbench run")
 	flag.StringVar(&o.lifeboat, "lifeboat", "./lifeboat", "the lifeboat binary")
 	flag.StringVar(&o.pg, "pg", filepath.Join(".tools", "pg18"), "folder of a PostgreSQL installation")
-	flag.StringVar(&only, "only", "drain,base,memory,tps,updates,synapse,objects,accident", "figures to measure (base brings the restore)")
+	flag.StringVar(&only, "only", "drain,base,memory,tps,updates,synapse,objects,days,accident", "figures to measure (base brings the restore)")
 	flag.BoolVar(&o.keep, "keep", false, "keep the folder with its logs")
 	flag.Parse()
 	o.only = strings.Split(only, ",")
-	if o.pairs < 1 || o.changes < 4 || o.megabytes < 1 || o.seconds < 1 || flag.NArg() > 0 {
-		return o, errors.New("-n, -mb and -seconds are at least 1, -changes 4, and there are no arguments")
+	if o.pairs < 1 || o.changes < 4 || o.megabytes < 1 || o.seconds < 1 || o.month < 1 || flag.NArg() > 0 {
+		return o, errors.New("-n, -mb, -days and -seconds are at least 1, -changes 4, and there are no arguments")
 	}
 	for what, p := range map[string]*string{"make build": &o.lifeboat, "make tools": &o.pg} {
 		if *p, err = filepath.Abs(*p); err != nil {
@@ -148,7 +150,7 @@ func (b *bench) all(ctx context.Context) error {
 	if err := os.Chmod(b.dir, 0o711); err != nil { // the server's user passes through
 		return err
 	}
-	if err := b.startServer(ctx); err != nil {
+	if err := b.startServer(ctx, "postgres"); err != nil {
 		return err
 	}
 	fmt.Printf("PostgreSQL in %s, %d processors, fsync=off for the server in every arm, on for our store\n", b.pg, runtime.NumCPU())

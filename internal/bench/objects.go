@@ -94,10 +94,8 @@ func (b *bench) durable(ctx context.Context, db string, srv *s3server.Server, rp
 		}
 	}
 	slices.Sort(took)
-	r := &result{name: fmt.Sprintf("commit → durable on versitygw, rpo %v", rpo)}
-	r.plain = fmt.Sprintf("p50 %d ms, p99 %d ms, of %d commits", took[commits/2].Milliseconds(), took[commits*99/100].Milliseconds(), commits)
-	b.results = append(b.results, r)
-	fmt.Printf("   %s: %s\n", r.name, r.plain)
+	b.tell(fmt.Sprintf("commit → durable on versitygw, rpo %v", rpo),
+		fmt.Sprintf("p50 %d ms, p99 %d ms, of %d commits", took[commits/2].Milliseconds(), took[commits*99/100].Milliseconds(), commits))
 	if _, err := b.end(a.child); err != nil {
 		return err
 	}

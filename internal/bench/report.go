@@ -25,6 +25,12 @@ func (b *bench) figure(name string, target float64, atLeast bool) *result {
 	return r
 }
 
+// tell adds a figure that is a text.
+func (b *bench) tell(name, text string) {
+	b.results = append(b.results, &result{name: name, plain: text})
+	fmt.Printf("   %s: %s\n", name, text)
+}
+
 // peak adds a figure that is not a ratio; most is its target in MiB, 0: none.
 func (b *bench) peak(name string, kib, most int64) {
 	r := &result{name: name, plain: fmt.Sprintf("%d MiB", kib>>10)}

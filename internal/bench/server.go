@@ -16,20 +16,16 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// startServer makes and starts PostgreSQL, small and without fsync.
-func (b *bench) startServer(ctx context.Context) error {
+// startServer makes and starts PostgreSQL, small and without fsync, in the folder of
+// that name; settings are NAME=VALUE. It becomes the server of the bench.
+func (b *bench) startServer(ctx context.Context, name string, settings ...string) error {
 	as, err := serverUser()
 	if err != nil {
 		return err
 	}
-	home := filepath.Join(b.dir, "postgres")
-	if err := os.Mkdir(home, 0o755); err != nil {
+	home := filepath.Join(b.dir, name)
+	if err := mkdirFor(as, home); err != nil {
 		return err
-	}
-	if as != nil {
-		if err := os.Chown(home, int(as.Uid), int(as.Gid)); err != nil {
-			return err
-		}
 	}
 	if b.port, err = freePort(); err != nil {
 		return err
@@ -43,13 +39,13 @@ func (b *bench) startServer(ctx context.Context) error {
 		return err
 	}
 	args := []string{"-D", data}
-	for _, s := range []string{
+	for _, s := range append([]string{
 		"port=" + strconv.Itoa(b.port), "listen_addresses=127.0.0.1", "unix_socket_directories=", "wal_level=logical", "fsync=off",
 		"shared_buffers=256MB", "max_wal_size=8GB", "checkpoint_timeout=30min", "max_replication_slots=20", "jit=off", "log_checkpoints=off",
-	} {
+	}, settings...) {
 		args = append(args, "-c", s)
 	}
-	server, err := b.start("postgres", as, nil, filepath.Join(b.pg, "bin", "postgres"), args...)
+	server, err := b.start(name, as, nil, filepath.Join(b.pg, "bin", "postgres"), args...)
 	if err != nil {
 		return err
 	}
@@ -59,6 +55,14 @@ func (b *bench) startServer(ctx context.Context) error {
 		_, err := b.sql(ctx, "postgres", "SELECT 1")
 		return err == nil, nil
 	})
+}
+
+// mkdirFor makes a folder that the server's user owns.
+func mkdirFor(as *syscall.Credential, dir string) error {
+	if err := os.Mkdir(dir, 0o755); err != nil || as == nil {
+		return err
+	}
+	return os.Chown(dir, int(as.Uid), int(as.Gid))
 }
 
 // serverUser gives the user that PostgreSQL runs as: ourselves, or nobody when we

@@ -239,7 +239,5 @@ func (b *bench) compare(name, unit string, with, without []sending, of func(send
 		return median(x)
 	}
 	w, o := values(with), values(without)
-	r := &result{name: name, plain: fmt.Sprintf("%.1f and %.1f %s (%.2f; no target)", w, o, unit, w/o)}
-	b.results = append(b.results, r)
-	fmt.Printf("   %s: %s\n", r.name, r.plain)
+	b.tell(name, fmt.Sprintf("%.1f and %.1f %s (%.2f; no target)", w, o, unit, w/o))
 }

@@ -91,9 +91,7 @@ func (b *bench) monthly(ctx context.Context, h home) error {
 		if _, err := b.wait(ctx, c); err != nil {
 			return err
 		}
-		r := &result{name: "requests a month at rpo " + rpo, plain: "at most $" + usd + " at Amazon's list price (repo stats; something changes all the time)"}
-		b.results = append(b.results, r)
-		fmt.Printf("   %s: %s\n", r.name, r.plain)
+		b.tell("requests a month at rpo "+rpo, "at most $"+usd+" at Amazon's list price (repo stats; something changes all the time)")
 	}
 	return nil
 }
