@@ -185,7 +185,7 @@ const (
 	monthSeconds = 30 * 24 * 3600
 	// monthLines are of the configuration: an epoch for each step, no alarm because a minute
 	// holds days, and copies anew as often as in a month.
-	monthLines = "merge_segments: 1\nalarm: off\nrefresh_every: 90s\n"
+	monthLines = "merge_segments: 1\nalarm: off\nrefresh_every: 60s\n"
 )
 
 // weigh says in a line what everybody stores.
