@@ -82,7 +82,7 @@ race:
 
 bench-tools: $(pg18) $(synapse) $(bin) $(restic) ## install what make bench compares with: restic too; a pgbackrest in PATH is found
 
-bench: bench-tools build ## figures against PostgreSQL's own tools, with misses; 32 minutes (BENCH="-n 1 -mb 200" is shorter)
+bench: bench-tools build ## figures against PostgreSQL's own tools, with misses; 31 minutes (BENCH="-n 1 -mb 200" is shorter)
 	$(GO) run ./internal/bench $(BENCH)
 
 soak: tools build ## the random tests for SOAKTIME (30m)

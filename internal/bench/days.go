@@ -89,8 +89,8 @@ type simulated struct {
 // days: what is stored after a month of a homeserver's life, beside what backup tools
 // store that take it from the same server at each day's end. Nothing waits for the days: a
 // step is a set of transactions, after which the server makes a checkpoint and the agent
-// stores and merges what came. In life both come more often. Every table is copied anew two
-// or three times meanwhile, as in a month.
+// stores and merges what came. In life both come more often. Every table is copied anew twice
+// meanwhile, as in a month.
 func (b *bench) days(ctx context.Context) error {
 	install, err := homeserver.Find(".")
 	if errors.Is(err, homeserver.ErrMissing) {

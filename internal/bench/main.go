@@ -81,7 +81,7 @@ func figures() []figure {
 		{"updates", (*bench).updates, 3, 150, 8},
 		{"synapse", (*bench).synapse, 3, 120, 140},
 		{"objects", (*bench).objects, 3, 120, 36},
-		{"days", (*bench).days, 1, 260, 0},
+		{"days", (*bench).days, 1, 160, 0},
 		{"accident", (*bench).accident, 1, 80, 0},
 	}
 }
