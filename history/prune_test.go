@@ -397,3 +397,29 @@ func (a *aged) finish(t testing.TB) {
 	}
 	t.Fatal("the prune has no end")
 }
+
+// A lineage that nobody follows is at rest although prunes write into it.
+func TestForgetWhatPrunesWrote(t *testing.T) {
+	ctx, a := t.Context(), newAged(t, 40)
+	o := PruneOptions{Keep: keepWeek, Forget: []LineageID{a.id}}
+	a.mem.Advance(6 * day)
+	_, err := a.prune(ctx, keepWeek, faults{})
+	must(t, err)
+	warned := 0
+	for range 20 { // daily; the run under way was begun without its name
+		a.mem.Advance(day)
+		r, err := a.pruner(o, faults{}).step(ctx)
+		must(t, err)
+		warned += len(r.Warnings)
+		if r.Phase == PruneDeleted && len(r.Warnings) > 0 && len(a.view(t).Points) == 0 {
+			t.Errorf("its points went with a run that did not name it")
+		}
+	}
+	v := a.view(t)
+	if warned == 0 || warned > 9 {
+		t.Errorf("%d warnings", warned)
+	}
+	if v.Pruned != v.Durable || len(v.Points) > 0 {
+		t.Errorf("%s and %v are left", v.First, v.Points)
+	}
+}

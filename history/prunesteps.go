@@ -66,9 +66,13 @@ func (p *pruner) guards(ctx context.Context) error {
 		if s == nil {
 			return fmt.Errorf("prune %s: %w", id, ErrNoLineage)
 		}
-		i, err := p.r.b.Stat(ctx, id.key(s.loaded.Head))
+		at := s.newestOwn()
+		i, err := p.r.b.Stat(ctx, id.key(at))
 		if err != nil {
-			return fmt.Errorf("stat %s: %w", id.key(s.loaded.Head), err)
+			return fmt.Errorf("stat %s: %w", id.key(at), err)
+		}
+		if p.run != nil && !p.forgets(id) {
+			p.warn("lineage %s: the prune under way was begun without its name; name it again when that is done", id)
 		}
 		if p.now.Sub(i.Modified) < pruneGrace {
 			refuse("lineage %s was written to %s, less than 7 days ago: only one at rest can be let go of", id, i.Modified.UTC().Format(time.RFC3339))
@@ -77,12 +81,13 @@ func (p *pruner) guards(ctx context.Context) error {
 	return nil
 }
 
-// forgets reports whether nothing of a lineage is to stay.
+// forgets reports whether nothing of a lineage is to stay. A run under way was begun with
+// its own names, and takes no others.
 func (p *pruner) forgets(id LineageID) bool {
-	if slices.Contains(p.o.Forget, id) {
-		return true
+	if p.run == nil {
+		return slices.Contains(p.o.Forget, id)
 	}
-	return p.run != nil && slices.ContainsFunc(p.run.note.Logs, func(l logEntries) bool { return l.Log == id && l.Forget })
+	return p.condemnedOf(id).Forget
 }
 
 // condemnedOf is what the run condemned of a log.

@@ -270,6 +270,17 @@ func (s *surveyed) picture(ctx context.Context) error {
 	return s.compareHistories(ctx)
 }
 
+// newestOwn is the newest entry that an agent wrote: prunes and marks write into a
+// lineage that nobody follows any more, too.
+func (s *surveyed) newestOwn() (at Position) {
+	for p, e := range s.entries {
+		if !e.sum.Maintenance && at.Before(p) && !s.void(p) {
+			at = p
+		}
+	}
+	return at
+}
+
 // findEnds notes where each epoch ended.
 func (s *surveyed) findEnds() {
 	s.ends = map[uint64]uint64{}
