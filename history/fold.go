@@ -103,10 +103,7 @@ func (s *State) foldEpoch(at Position, e *epochSummary) {
 		s.foldGap()
 	}
 	s.Durable = max(s.Durable, e.Durable)
-	s.Epochs = append(s.Epochs, EpochInfo{
-		Position: at, Timeline: e.Timeline, Slot: e.Slot, ServerVersion: e.ServerVersion, XMax: e.XMax,
-		Durable: e.Durable, Parent: e.Parent, Host: e.Host,
-	})
+	s.Epochs = append(s.Epochs, e.info(at))
 	if len(e.Condemned) > 0 {
 		s.Condemns = append(s.Condemns, at)
 	}

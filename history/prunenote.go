@@ -118,6 +118,7 @@ func (s *State) remove(entries []Position, k *Kept) {
 	s.Histories = slices.DeleteFunc(s.Histories, func(h HistoryInfo) bool { return gone[h.Position] })
 	s.Segments = slices.DeleteFunc(s.Segments, func(g SegmentInfo) bool { return gone[g.Position] })
 	s.Schemas = slices.DeleteFunc(s.Schemas, func(c SchemaInfo) bool { return gone[c.Position] })
+	s.forgetEpochs()
 	if k.From < s.First {
 		return
 	}
@@ -130,6 +131,31 @@ func (s *State) remove(entries []Position, k *Kept) {
 	}
 	s.Incompletes = slices.DeleteFunc(s.Incompletes, func(i Incomplete) bool { return i.Until != 0 && i.Until <= oldest })
 	s.Mismatches = slices.DeleteFunc(s.Mismatches, func(m Mismatch) bool { return m.Until <= oldest })
+}
+
+// recentEpochs is how many of the last epochs a picture holds in any case.
+const recentEpochs = 64
+
+// forgetEpochs takes the epochs out of the picture of which nothing is left: one for
+// each hour would make checkpoints grow without end. The first one names the parent.
+func (s *State) forgetEpochs() {
+	held := map[uint64]bool{}
+	for _, b := range s.Bases {
+		held[b.Epoch] = true
+	}
+	for _, h := range s.Histories {
+		held[h.Epoch], held[h.KeyEpoch] = true, true
+	}
+	for _, g := range s.Segments {
+		held[g.Epoch] = true
+	}
+	for _, c := range s.Schemas {
+		held[c.Epoch] = true
+	}
+	last := s.Epochs[len(s.Epochs)-1].Epoch
+	s.Epochs = slices.DeleteFunc(s.Epochs, func(e EpochInfo) bool {
+		return e.Epoch != 0 && e.Epoch+recentEpochs <= last && !held[e.Epoch]
+	})
 }
 
 // authority gives the MAC of a note that takes away: HMAC-SHA-256 under

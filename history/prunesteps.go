@@ -305,9 +305,8 @@ func (p *pruner) append(ctx context.Context, s *surveyed, n Note, check func(now
 func (p *pruner) remove(ctx context.Context) error {
 	logs := slices.Clone(p.logs)
 	first := p.run.arbiter()
-	slices.SortStableFunc(logs, func(a, b *surveyed) int {
-		return cmp.Compare(b2i(b.id == first), b2i(a.id == first))
-	})
+	i := slices.IndexFunc(logs, func(s *surveyed) bool { return s.id == first })
+	logs = slices.Insert(slices.Delete(logs, i, i+1), 0, p.logs[i])
 	for _, s := range logs {
 		n := Note{Kind: NoteDeleting, Entries: s.drop, Kept: p.keptOf(s)}
 		err := p.append(ctx, s, n, func(now *View, r PruneRun) error {
@@ -344,13 +343,6 @@ func (p *pruner) remove(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-func b2i(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
 }
 
 // changed reports that something was asked for since the log was read that retention

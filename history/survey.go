@@ -65,6 +65,9 @@ func (l *Log) survey(ctx context.Context) (*surveyed, error) {
 		for _, at := range v.State.places() {
 			want[at] = true
 		}
+		for epoch := range v.Head.Epoch + 1 { // never removed
+			want[Position{Epoch: epoch}] = true
+		}
 	}
 	s.loaded = v
 	if err := s.read(ctx, want); err != nil {
@@ -238,19 +241,17 @@ func (s *surveyed) picture(ctx context.Context) error {
 	for _, c := range v.Schemas {
 		until[c.Position] = c.Until
 	}
-	for i := range v.Epochs {
-		if e := s.entries[v.Epochs[i].Position]; e != nil && e.sum.Epoch != nil {
-			v.Epochs[i].Durable = e.sum.Epoch.Durable
-		}
-	}
 	merged := map[uint64]bool{}
 	v.First, v.Pruned, v.Points = min(v.First, 1), 0, nil
+	v.Epochs = nil
 	v.Bases, v.Histories, v.Schemas, v.Segments, v.Dropped = nil, nil, nil, nil, nil
 	for _, at := range s.positions() {
 		if s.removed[at] || s.void(at) {
 			continue
 		}
 		switch sum := &s.entries[at].sum; {
+		case sum.Epoch != nil:
+			v.Epochs = append(v.Epochs, sum.Epoch.info(at))
 		case sum.Base != nil:
 			v.Bases = append(v.Bases, sum.Base.info(at))
 		case sum.History != nil:
@@ -400,6 +401,13 @@ func (s *surveyed) compareHistory(h HistoryInfo, list []Position) string {
 			n, at, txs, records, h.Position, h.Segments, h.End, h.Transactions, h.Records)
 	}
 	return ""
+}
+
+func (e *epochSummary) info(at Position) EpochInfo {
+	return EpochInfo{
+		Position: at, Timeline: e.Timeline, Slot: e.Slot, ServerVersion: e.ServerVersion, XMax: e.XMax,
+		Durable: e.Durable, Parent: e.Parent, Host: e.Host,
+	}
 }
 
 func (b *baseSummary) info(at Position) BaseInfo {

@@ -27,7 +27,8 @@ type State struct {
 	// is neither. It is final once NoteReady is in the log (Ready).
 	First record.LSN `cbor:"3,keyasint"`
 	Ready bool       `cbor:"4,keyasint"`
-	// Epochs are all epochs, ascending; the last one is open unless Ended.
+	// Epochs are the epochs, ascending; the last one is open unless Ended. When a prune
+	// deletes, those go of which nothing is left, but for the first and recent ones.
 	Epochs []EpochInfo `cbor:"5,keyasint"`
 	Ended  bool        `cbor:"6,keyasint"`
 	// Segments are those that no history covers, ascending.
