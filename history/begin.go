@@ -48,8 +48,8 @@ func (l *Log) Begin(ctx context.Context, v *View, keys EpochKeys, o Opening) (*W
 	mine := v.clone()
 	mine.log = l
 	w := newWriter(l, keys, mine)
-	// The picture may come from another Log value, whose store heard of the
-	// condemned names; this one has to hear of them too (H8).
+	// No chunk is put before its store has heard of all condemned names (H8). They stand
+	// in the entries that condemned them, which are never removed.
 	for _, at := range mine.Condemns {
 		e, err := l.get(ctx, at)
 		if err != nil {

@@ -303,10 +303,12 @@ func TestH8_NoCondemnedNameIsReachedAgain(t *testing.T) {
 		t.Fatalf("put again as %s, generation %s", again.Name, again.Ref.Gen)
 	}
 	must(t, base(again))
-	// A process that starts from a checkpoint knows it too, and so does a new lineage.
+	// A writer that starts from a checkpoint knows it too, and so does a new lineage.
 	must(t, w.w.Checkpoint(ctx))
 	l := w.agentLog(w.keys)
-	_, err := l.Load(ctx)
+	v, err := l.Load(ctx)
+	must(t, err)
+	_, err = l.Begin(ctx, v, w.keys, Opening{})
 	must(t, err)
 	if !l.Store().Condemned(old.Name) {
 		t.Error("forgotten behind a checkpoint")
@@ -317,7 +319,7 @@ func TestH8_NoCondemnedNameIsReachedAgain(t *testing.T) {
 	_, err = fresh.Begin(ctx, nil, newMemKeys(), Opening{Durable: 1, Parent: &Parent{ID: w.id, At: 1200}})
 	must(t, err)
 	late := quick(w.repo.Log(w.secrets.Agent(), id, nil))
-	v, err := late.Load(ctx)
+	v, err = late.Load(ctx)
 	must(t, err)
 	if !late.Store().Condemned(old.Name) || v.Epochs[0].Parent == nil || v.Epochs[0].Parent.ID != w.id {
 		t.Error("a new lineage does not know its parent or what is condemned")

@@ -77,7 +77,7 @@ func (l *Log) load(ctx context.Context) (v *View, ends []Position, err error) {
 		}
 	}
 	if from >= 0 {
-		if err := v.start(ctx, tail[from]); err != nil {
+		if err := v.start(tail[from]); err != nil {
 			return nil, ends, err
 		}
 		return v, ends, v.foldAll(tail[from+1:])
@@ -191,7 +191,7 @@ func (l *Log) loadBefore(ctx context.Context, v *View, first *entry) error {
 		if c.hash != ref.Hash || c.sum.Checkpoint == nil {
 			return damaged(l.id.key(ref.At), "it is not the checkpoint that %s names", l.id.key(first.at))
 		}
-		if err := v.start(ctx, c); err != nil {
+		if err := v.start(c); err != nil {
 			return err
 		}
 		from = ref.At.next()
@@ -209,8 +209,9 @@ func (l *Log) loadBefore(ctx context.Context, v *View, first *entry) error {
 	return nil
 }
 
-// start takes a checkpoint for all that was before it.
-func (v *View) start(ctx context.Context, c *entry) error {
+// start takes a checkpoint for all that was before it. Of the condemned names it says
+// only where they stand: a reader needs none, and Begin reads them.
+func (v *View) start(c *entry) error {
 	s, err := copyState(c.sum.Checkpoint)
 	if err != nil {
 		return err
@@ -218,14 +219,6 @@ func (v *View) start(ctx context.Context, c *entry) error {
 	v.State = *s
 	v.Head, v.head = c.at, c.hash
 	v.Checkpoint = checkpointRef{At: c.at, Hash: c.hash}
-	// The sets stand in the entries that condemned them, which are never removed.
-	for _, at := range v.Condemns {
-		e, err := v.log.get(ctx, at)
-		if err != nil {
-			return v.log.needed(at, err)
-		}
-		v.log.condemn(&e.sum)
-	}
 	return nil
 }
 

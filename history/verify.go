@@ -222,7 +222,7 @@ func (v *verifier) lineage(ctx context.Context, id LineageID) error {
 		}
 		view = &View{ID: id, log: l}
 	}
-	w := &logWalk{verifier: v, log: l, id: id, view: view, whole: true, state: &View{ID: id, log: l}}
+	w := &logWalk{verifier: v, log: l, id: id, view: view, whole: true, state: &View{ID: id, log: l}, listed: v.entries[id]}
 	if w.removed, err = view.removed(ctx); err != nil {
 		if err = v.found(err); err != nil {
 			return err
@@ -259,6 +259,8 @@ type logWalk struct {
 	// removed are the entries that prunes have removed or are removing: they may be
 	// gone, and so may what they reach.
 	removed map[Position]bool
+	// listed are the entries in the listing of epochs not looked at yet.
+	listed []Position
 }
 
 // needs are the entries that a reader of the newest picture opens.
@@ -274,11 +276,10 @@ func (w *logWalk) needs(at Position) bool {
 // epoch checks the entries of one epoch.
 func (w *logWalk) epoch(ctx context.Context, epoch uint64, last bool) error {
 	end := uint64(maxNumber)
-	highest := uint64(0) // in the listing
-	for _, at := range w.entries[w.id] {
-		if at.Epoch == epoch {
-			highest = max(highest, at.Seq)
-		}
+	highest, listed := uint64(0), map[uint64]bool{}
+	for ; len(w.listed) > 0 && w.listed[0].Epoch == epoch; w.listed = w.listed[1:] {
+		highest = w.listed[0].Seq
+		listed[highest] = true
 	}
 	if !last {
 		end = highest
@@ -288,6 +289,10 @@ func (w *logWalk) epoch(ctx context.Context, epoch uint64, last bool) error {
 	}
 	for seq := uint64(0); seq <= end; seq++ {
 		at := Position{Epoch: epoch, Seq: seq}
+		if !listed[seq] && w.removed[at] && !w.needs(at) {
+			w.prev, w.whole = nil, false // years of them: none is asked for
+			continue
+		}
 		e, err := w.log.get(ctx, at)
 		if errors.Is(err, chunkstore.ErrNotFound) && last && seq > highest {
 			return nil
