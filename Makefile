@@ -86,7 +86,7 @@ bench: bench-tools build ## figures against PostgreSQL's own tools, with misses;
 	$(GO) run ./internal/bench $(BENCH)
 
 soak: tools build ## the random tests for SOAKTIME (30m)
-	LIFEBOAT_REQUIRE=all LIFEBOAT_SOAK=$(SOAKTIME) $(GO) test -p 2 -v -run 'RandomLoad|H5_ModelCheck' -count 1 -timeout 0 ./history ./internal/proof
+	LIFEBOAT_REQUIRE=all LIFEBOAT_SOAK=$(SOAKTIME) $(GO) test -p 2 -v -run 'RandomLoad|H5_ModelCheck|TenYears' -count 1 -timeout 0 ./history ./internal/proof
 
 fuzz: ## each fuzz target for FUZZTIME (10s)
 	@for p in $$($(GO) list ./...); do \

@@ -26,6 +26,10 @@ func plain(list []row) []row {
 // keysHeld: who opened an epoch has its key until its segments are merged, and that
 // of the last epoch anyway: it opens the digests of the tables there.
 func (ln *lineage) keysHeld(v *View) error {
+	host := func(epoch uint64) string {
+		i := slices.IndexFunc(v.Epochs, func(e EpochInfo) bool { return e.Epoch == epoch })
+		return v.Epochs[i].Host
+	}
 	epochs := []uint64{v.Epochs[len(v.Epochs)-1].Epoch}
 	for _, s := range v.Segments {
 		epochs = append(epochs, s.Epoch)
@@ -36,7 +40,7 @@ func (ln *lineage) keysHeld(v *View) error {
 			return broken("key of epoch %d: %w", epoch, err)
 		}
 		for _, h := range ln.hosts {
-			if v.Epochs[epoch].Host == h.name && h.keys[epoch] != want {
+			if host(epoch) == h.name && h.keys[epoch] != want {
 				return broken("%s opened epoch %d and does not hold its key", h.name, epoch)
 			}
 		}
