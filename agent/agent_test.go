@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"lifeboat.im/lifeboat/chunkstore"
 	"lifeboat.im/lifeboat/chunkstore/fs"
 	"lifeboat.im/lifeboat/history"
+	"lifeboat.im/lifeboat/internal/secondreader"
 	"lifeboat.im/lifeboat/internal/testpg"
 	"lifeboat.im/lifeboat/record"
 )
@@ -62,6 +64,11 @@ func newBench(t testing.TB, c *testpg.Cluster, wrap func(chunkstore.Backend) chu
 	if err != nil {
 		t.Fatal(err)
 	}
+	identity := filepath.Join(b.dir, "identity")
+	if err := os.WriteFile(identity, []byte(b.identity.String()+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { secondreader.Hold(t, filepath.Join(b.dir, "repo"), identity) })
 	state := filepath.Join(b.dir, "state")
 	if err := SaveSecrets(state, b.operator); err != nil {
 		t.Fatal(err)

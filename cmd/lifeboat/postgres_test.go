@@ -16,6 +16,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"lifeboat.im/lifeboat/internal/secondreader"
 	"lifeboat.im/lifeboat/internal/testpg"
 )
 
@@ -80,6 +81,12 @@ func postgresEnv(env *testscript.Env) error {
 		return err
 	}
 	env.Values[databasesKey{}] = d
+	t.Cleanup(func() { // whatever a script has made under these names
+		key := filepath.Join(env.WorkDir, "lifeboat.key")
+		if _, err := os.Stat(key); err == nil {
+			secondreader.Hold(t, filepath.Join(env.WorkDir, "repo"), key)
+		}
+	})
 	env.Setenv("SOURCE", d.source.As(d.role))
 	env.Setenv("RESTORED", d.restored.As(d.role))
 	env.Setenv("SLOT", d.source.Name)

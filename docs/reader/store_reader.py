@@ -174,7 +174,7 @@ class Repository:
         return self.extents(b"b", *v) if isinstance(v, list) else v
 
     def logs(self):
-        return sorted(os.listdir(os.path.join(self.path, "log")))
+        return sorted(os.listdir(os.path.join(self.path, "log"))) if "log" in os.listdir(self.path) else []
 
 class Entry:
     def __init__(self, repo, log, epoch, seq):

@@ -17,11 +17,11 @@ var levels = map[string]int{
 	// Beside the house: a leaf that the rooms from level 1 on may use, and what serves
 	// tests and demonstrations only.
 	"internal/durable": 0, "internal/calm": 0, "internal/spill": 0,
-	"internal/testpg": 1, "internal/house": 1, "internal/archivetest": 2, "internal/homeserver": 1, "internal/s3server": 1, "internal/demo": 4, "internal/proof": 4, "internal/synapseproof": 4, "internal/bench": 4, "internal/soak": 4,
+	"internal/testpg": 1, "internal/house": 1, "internal/archivetest": 2, "internal/secondreader": 2, "internal/homeserver": 1, "internal/s3server": 1, "internal/demo": 4, "internal/proof": 4, "internal/synapseproof": 4, "internal/bench": 4, "internal/soak": 4,
 }
 
 // forTests are never part of the program.
-var forTests = []string{"internal/testpg", "internal/archivetest", "internal/house", "chunkstore/storetest"}
+var forTests = []string{"internal/testpg", "internal/archivetest", "internal/secondreader", "internal/house", "chunkstore/storetest"}
 
 func TestDirection(t *testing.T) {
 	for _, s := range sources(t) {

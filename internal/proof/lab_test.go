@@ -13,6 +13,7 @@ import (
 	"lifeboat.im/lifeboat/agent"
 	"lifeboat.im/lifeboat/chunkstore/fs"
 	"lifeboat.im/lifeboat/history"
+	"lifeboat.im/lifeboat/internal/secondreader"
 	"lifeboat.im/lifeboat/internal/testpg"
 	"lifeboat.im/lifeboat/record"
 )
@@ -79,6 +80,7 @@ func newLab(t testing.TB, major int, schema ...string) *lab {
 	if err := os.WriteFile(filepath.Join(l.dir, "operator.age"), []byte(id.String()+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { secondreader.Hold(t, l.child.Repo, filepath.Join(l.dir, "operator.age")) })
 	if os.Getenv("LIFEBOAT_KEEP") != "" {
 		b, err := l.operator.Marshal()
 		if err != nil {

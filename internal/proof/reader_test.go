@@ -11,19 +11,8 @@ import (
 
 	"filippo.io/age"
 
-	"lifeboat.im/lifeboat/internal/testpg"
+	"lifeboat.im/lifeboat/internal/secondreader"
 )
-
-// secondReader gives docs/reader/store_reader.py's verdict on a repository.
-func secondReader(t *testing.T, args ...string) (string, error) {
-	t.Helper()
-	reader, lib := testpg.SecondReader(t)
-	args = append([]string{"-B", filepath.Join(reader, "store_reader.py")}, args...)
-	cmd := exec.CommandContext(t.Context(), "python3", args...)
-	cmd.Env = append(os.Environ(), "PYTHONPATH="+lib)
-	out, err := cmd.CombinedOutput()
-	return string(out), err
-}
 
 // TestSecondReader: the repository that is kept as test data is whole to the second
 // reader, encrypted and in plain text; an altered byte in an entry of its open epoch is found.
@@ -33,13 +22,13 @@ func TestSecondReader(t *testing.T) {
 		t.Fatal(err)
 	}
 	key := filepath.Join(dir, "identity")
-	whole := func(args ...string) {
+	whole := func(key string) {
 		t.Helper()
-		if out, err := secondReader(t, args...); err != nil || !strings.Contains(out, "4 tables") {
-			t.Errorf("%v: %v: %s", args, err, out)
+		if out, err := secondreader.Run(t, dir, key, "verify"); err != nil || !strings.Contains(out, "4 tables") {
+			t.Errorf("%q: %v: %s", key, err, out)
 		}
 	}
-	whole("--key", key, dir, "verify")
+	whole(key)
 	entries, err := filepath.Glob(filepath.Join(dir, "log", "*", "0000000003", "*"))
 	if err != nil || len(entries) < 5 {
 		t.Fatalf("entries %v, %v", entries, err)
@@ -55,13 +44,13 @@ func TestSecondReader(t *testing.T) {
 		altered := bytes.Clone(object)
 		altered[len(altered)/2] ^= 1
 		replace(t, name, altered)
-		if out, err := secondReader(t, "--key", key, dir, "verify"); err == nil {
+		if out, err := secondreader.Run(t, dir, key, "verify"); err == nil {
 			t.Errorf("%s with an altered byte is whole: %s", name, out)
 		}
 		replace(t, name, object)
 	}
 	inClear(t, dir, key)
-	whole(dir, "verify")
+	whole("")
 }
 
 // replace overwrites an object, which nothing but a test does.

@@ -14,6 +14,7 @@ import (
 	"lifeboat.im/lifeboat/chunkstore/fs"
 	"lifeboat.im/lifeboat/history"
 	"lifeboat.im/lifeboat/internal/homeserver"
+	"lifeboat.im/lifeboat/internal/secondreader"
 	"lifeboat.im/lifeboat/internal/testpg"
 	"lifeboat.im/lifeboat/record"
 	"lifeboat.im/lifeboat/restore"
@@ -105,6 +106,11 @@ func (l *lab) create() {
 	if err := agent.SaveSecrets(l.child.State, l.operator); err != nil {
 		l.t.Fatal(err)
 	}
+	identity := filepath.Join(l.dir, "operator.age")
+	if err := os.WriteFile(identity, []byte(id.String()+"\n"), 0o600); err != nil {
+		l.t.Fatal(err)
+	}
+	l.t.Cleanup(func() { secondreader.Hold(l.t, l.child.Repo, identity) })
 }
 
 // boot starts a homeserver that ends with the test; if the test failed, the end of
