@@ -30,7 +30,7 @@ const (
 // between machines and silently end deduplication.
 //
 //	prf = first 8 bytes of HMAC(K_rows, schema ‖ 0 ‖ table ‖ 0 ‖ key)
-//	K_rows = HKDF-SHA-256(K_cut, no salt, info "lifeboat/0/rows", 32 bytes)
+//	K_rows = HKDF-SHA-256(K_cut, no salt, info "lifeboat/1/rows", 32 bytes)
 //	s   = bytes of the chunk including this row;  u = min(⌊256 s / L⌋, 1023)
 //	cut = s ≥ ⌊L/8⌋ and (s ≥ 4 L or ⌊prf · L · 2²⁴ / 2⁶⁴⌋ < 4 u³ · row)
 //

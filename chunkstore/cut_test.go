@@ -19,9 +19,9 @@ func TestGoldenRowCuts(t *testing.T) {
 		target, rows  int
 		want          []int // numbers of the rows after which it cuts
 	}{
-		{"public", "events", 64 << 10, 2000, []int{259, 422, 522, 756, 979, 1183, 1410, 1539, 1684, 1818}},
-		{"public", "users", 64 << 10, 2000, []int{121, 200, 346, 474, 641, 937, 1077, 1328, 1537, 1832}},
-		{"public", "events", 1 << 20, 20000, []int{2525, 4516, 8627, 12340, 14462, 18787}},
+		{"public", "events", 64 << 10, 2000, []int{216, 273, 411, 601, 720, 813, 1061, 1301, 1446, 1602, 1693, 1850}},
+		{"public", "users", 64 << 10, 2000, []int{253, 550, 708, 885, 1009, 1264, 1424, 1624, 1873, 1993}},
+		{"public", "events", 1 << 20, 20000, []int{2390, 4582, 7313, 8459, 11251, 14392, 15977, 18535}},
 	} {
 		cutter := NewRowCutter(fixed(4), c.schema, c.table, c.target)
 		var got []int

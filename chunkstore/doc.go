@@ -20,7 +20,7 @@
 //
 //	offset  length  what
 //	0       8       magic: the ASCII letters LIFECHNK
-//	8       1       format version: 0
+//	8       1       format version: 1
 //	9       1       kind: r rows, c records, b bytes, i index
 //	10      12      nonce
 //	22      n       the frame, sealed by AES-256-GCM
@@ -35,7 +35,7 @@
 //	k_nonce = HMAC(K_chunk, 2 ‖ d)
 //	nonce   = the first 12 bytes of HMAC(k_nonce, frame)
 //	trailer = HMAC(K_trailer, name ‖ all bytes before the trailer)
-//	K_trailer = HKDF-SHA-256(K_seal, no salt, info "lifeboat/0/trailer", 32 bytes)
+//	K_trailer = HKDF-SHA-256(K_seal, no salt, info "lifeboat/1/trailer", 32 bytes)
 //
 // K_name and K_chunk open nothing without d, which is kept only in the bodies of
 // log entries. The trailer lets anyone who holds K_seal scrub a chunk that he

@@ -68,9 +68,9 @@ func NewKeys() (Keys, error) {
 }
 
 // Subkey derives the key that serves one purpose from a secret of the repository:
-// HKDF-SHA-256 without salt, info "lifeboat/0/<part>" (protocol §2).
+// HKDF-SHA-256 without salt, info "lifeboat/1/<part>" (protocol §2).
 func (s Secret) Subkey(part string) Secret {
-	k, err := hkdf.Key(sha256.New, s[:], nil, "lifeboat/0/"+part, len(s))
+	k, err := hkdf.Key(sha256.New, s[:], nil, "lifeboat/1/"+part, len(s))
 	if err != nil {
 		panic(err) // only for lengths over 8,160 bytes
 	}

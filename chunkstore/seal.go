@@ -11,7 +11,7 @@ import (
 // The layout of a chunk object; see the package comment.
 const (
 	magic       = "LIFECHNK"
-	version     = 0
+	version     = 1
 	headSize    = len(magic) + 2 // magic, version, kind: the additional data of the AEAD
 	nonceSize   = 12
 	tagSize     = 16

@@ -85,7 +85,7 @@ func TestLayout(t *testing.T) {
 			t.Errorf("head %q", object[:10])
 		}
 		body, trailer := object[:len(object)-32], object[len(object)-32:]
-		kt, _ := hkdf.Key(sha256.New, k.Seal[:], nil, "lifeboat/0/trailer", 32)
+		kt, _ := hkdf.Key(sha256.New, k.Seal[:], nil, "lifeboat/1/trailer", 32)
 		if !bytes.Equal(trailer, sum(kt, name, body)) {
 			t.Error("trailer")
 		}
@@ -121,11 +121,11 @@ func TestGoldenObject(t *testing.T) {
 		t.Fatal(err)
 	}
 	const name = "1d2fa952f6803e94ed4fc0db213662d6a161c3876b89f869c0a6420cab13d3a2"
-	const object = "4c49464543484e4b0072" + // magic, version, kind
+	const object = "4c49464543484e4b0172" + // magic, version, kind
 		"07135a86b4760715524cf6c1" + // nonce
 		"838013b2a612275c225974ff0dc440c254653ba856aaa5fc6ab74deb073fa4de9845fb705acca8b9" + // sealed frame
-		"96c126721189e9d40ed2eb919da4d262" + // tag
-		"d931450082bfe10919b2f613368146304564797d4723aee6bd29e500d001fe75" // trailer
+		"a6b8f19fa929f8d4c6eecce919f552f2" + // tag
+		"547ef5cbbee2600d41241eb0f238aa5d915f2c7b8fee3f395e8ed69c071d8b17" // trailer
 	if got := p.Name.String(); got != name {
 		t.Errorf("name %s", got)
 	}

@@ -45,7 +45,7 @@ func (k Kind) String() string {
 // The clear header, integers big-endian:
 //
 //	0    8  magic LIFEBLOG
-//	8    1  format version 0
+//	8    1  format version 1
 //	9    1  kind
 //	10   8  source: system identifier
 //	18   4  source: database oid
@@ -59,7 +59,7 @@ func (k Kind) String() string {
 //	118     sealed part 1, sealed part 2, trailer (32)
 const (
 	entryMagic   = "LIFEBLOG"
-	entryVersion = 0
+	entryVersion = 1
 	headerSize   = 118
 	saltSize     = 32
 	tagSize      = 16
@@ -123,9 +123,9 @@ func parseHeader(b []byte) (header, error) {
 }
 
 // partAEAD gives AES-256-GCM under the key of one part: HKDF-SHA-256(K, salt ‖
-// part, "lifeboat/0/entry"). The key seals one plaintext only, so its nonce is 0.
+// part, "lifeboat/1/entry"). The key seals one plaintext only, so its nonce is 0.
 func partAEAD(k chunkstore.Secret, salt [saltSize]byte, part byte) (cipher.AEAD, error) {
-	key, err := hkdf.Key(sha256.New, k[:], append(salt[:len(salt):len(salt)], part), "lifeboat/0/entry", 32)
+	key, err := hkdf.Key(sha256.New, k[:], append(salt[:len(salt):len(salt)], part), "lifeboat/1/entry", 32)
 	if err != nil {
 		return nil, err
 	}

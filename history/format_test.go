@@ -68,7 +68,7 @@ func exampleRowsOf(at int, what string, b []byte) (out string) {
 // exampleChunk draws the fields of §5, exampleEntry those of §6.1.
 func exampleChunk(b []byte) string {
 	n := len(b) - 32
-	return exampleRowsOf(0, "LIFECHNK", b[:8]) + exampleRowsOf(8, "format version 0", b[8:9]) + exampleRowsOf(9, "kind r", b[9:10]) +
+	return exampleRowsOf(0, "LIFECHNK", b[:8]) + exampleRowsOf(8, "format version 1", b[8:9]) + exampleRowsOf(9, "kind r", b[9:10]) +
 		exampleRowsOf(10, "nonce", b[10:22]) + exampleRowsOf(22, "the frame, sealed", b[22:n-16]) + exampleRowsOf(n-16, "GCM tag", b[n-16:n]) + exampleRowsOf(n, "trailer", b[n:])
 }
 
@@ -78,7 +78,7 @@ func exampleEntry(e *entry) string {
 		at += n
 		return exampleRowsOf(at-n, what, b[at-n:at])
 	}
-	return field(8, "LIFEBLOG") + field(1, "format version 0") + field(1, "kind s") + field(8, "system identifier") + field(4, "OID of the database") +
+	return field(8, "LIFEBLOG") + field(1, "format version 1") + field(1, "kind s") + field(8, "system identifier") + field(4, "OID of the database") +
 		field(8, "lineage") + field(8, "epoch 2") + field(8, "seq 5") + field(32, "salt") + field(32, "SHA-256 of the entry before (here 32 times aa)") +
 		field(4, "n1") + field(4, "n2") + field(int(e.part1), "part 1, sealed, with its tag") + field(int(e.part2), "part 2, sealed, with its tag") + field(32, "trailer")
 }

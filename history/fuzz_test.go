@@ -3,7 +3,9 @@ package history
 import (
 	"archive/tar"
 	"bytes"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"testing"
@@ -19,11 +21,17 @@ import (
 // opens nothing else.
 func recorded(t testing.TB) *bench {
 	t.Helper()
-	file, err := os.Open("testdata/pg18.tar")
+	file, err := os.ReadFile("testdata/pg18.tar")
 	must(t, err)
-	defer file.Close()
+	return unpacked(t, file)
+}
+
+// unpacked is the repository of an archive, with the operator's identity beside it.
+func unpacked(t testing.TB, file []byte) *bench {
+	t.Helper()
 	b := &bench{tb: t, mem: storetest.NewMemory(t)}
-	for r := tar.NewReader(file); ; {
+	var err error
+	for r := tar.NewReader(bytes.NewReader(file)); ; {
 		h, err := r.Next()
 		if errors.Is(err, io.EOF) {
 			break
@@ -65,8 +73,44 @@ func (b *bench) entries() (l *Log, list []*entry) {
 func seeds(f *testing.F) (l *Log, list []*entry) { return recorded(f).entries() }
 
 // What an agent stored is whole, of every kind, and opens.
-func TestRecordedRepository(t *testing.T) {
-	b := recorded(t)
+func TestRecordedRepository(t *testing.T) { opens(t, recorded(t)) }
+
+// format1 is the hash of a file that is never written again.
+const format1 = "54c7f9b537a44b2bc89dfd90a3a23877ed0aae2bf8ec5f2449362a63b39b0277"
+
+// TestFormat1IsReadForEver: a repository that version 1 wrote is whole and opens.
+func TestFormat1IsReadForEver(t *testing.T) {
+	file, err := os.ReadFile("testdata/format1.tar")
+	must(t, err)
+	if h := fmt.Sprintf("%x", sha256.Sum256(file)); h != format1 {
+		t.Fatalf("testdata/format1.tar is another file (%s): it must never change", h)
+	}
+	opens(t, unpacked(t, file))
+}
+
+// TestOtherFormatsAreRefused by their number, the one before the first among them.
+func TestOtherFormatsAreRefused(t *testing.T) {
+	for _, format := range []byte{'0', '2'} {
+		b := recorded(t)
+		config := bytes.Replace(b.mem.Object("lifeboat.json"), []byte(`"format": 1`), []byte(`"format": `+string(format)), 1)
+		b.mem.Replace("lifeboat.json", config)
+		if _, err := Open(t.Context(), b.mem); !errors.Is(err, record.ErrVersion) {
+			t.Errorf("format %c: %v", format, err)
+		}
+		b = recorded(t)
+		_, list := b.entries()
+		for _, e := range list {
+			raw := bytes.Clone(e.raw)
+			raw[8] = format - '0'
+			if _, err := parseHeader(raw); !errors.Is(err, record.ErrVersion) {
+				t.Errorf("an entry of format %c: %v", format, err)
+			}
+		}
+	}
+}
+
+func opens(t *testing.T, b *bench) {
+	t.Helper()
 	r, err := Verify(t.Context(), b.repo, b.secrets, VerifyOptions{Operators: []age.Identity{b.operator}})
 	must(t, err)
 	if len(r.Damage) > 0 || len(r.Strange) > 0 {

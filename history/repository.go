@@ -26,7 +26,7 @@ const (
 	clearKey    = "keys/0.clear"
 	keysPrefix  = "keys/"
 	logPrefix   = "log/"
-	formatMagic = 0 // the format version that this program writes and reads
+	formatMagic = 1 // the format version that this program writes and reads
 )
 
 // Repository is an open repository: its configuration was read and checked.

@@ -70,9 +70,9 @@ func (s *Secrets) identity() (*age.X25519Identity, error) {
 	return id, nil
 }
 
-// secretsMagic stands before a marshalled bundle: magic, version 0; the CBOR
+// secretsMagic stands before a marshalled bundle: magic, version 1; the CBOR
 // follows, then its SHA-256, so that a flipped byte is found without any key.
-const secretsMagic = "lifeboat-secrets\x00"
+const secretsMagic = "lifeboat-secrets\x01"
 
 // secretsWire is the bundle's CBOR. A chunkstore.Secret has no CBOR of its own, on
 // purpose: only here are secrets written.
@@ -112,7 +112,7 @@ func ParseSecrets(b []byte) (*Secrets, error) {
 	if n < len(secretsMagic) || string(b[:len(secretsMagic)-1]) != secretsMagic[:len(secretsMagic)-1] {
 		return nil, fmt.Errorf("parse secrets: not a bundle of Lifeboat's: %w", record.ErrCorrupt)
 	}
-	if b[len(secretsMagic)-1] != 0 {
+	if b[len(secretsMagic)-1] != secretsMagic[len(secretsMagic)-1] {
 		return nil, fmt.Errorf("parse secrets: version %d: %w", b[len(secretsMagic)-1], record.ErrVersion)
 	}
 	if sha256.Sum256(b[:n]) != [sha256.Size]byte(b[n:]) {

@@ -14,7 +14,7 @@
 //   - R5 An unchanged TOAST value, NULL and the empty string are three things; a
 //     stored record is complete (replica identity full) or says which columns it
 //     does not know (replica identity minimal).
-//   - R6 Golden files of old versions decode for ever, from format 1 on.
+//   - R6 Golden files of old versions decode for ever, from format 1 on, to the same values and back to the same bytes.
 //
 // # Rows
 //

@@ -2,8 +2,10 @@ package record_test
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -13,12 +15,16 @@ import (
 
 // recorded gives the segments of testdata/pg18.segments: what an agent made of a real
 // stream, each after its length (TestRecorded in agent writes them).
-func recorded(t testing.TB) (out [][]byte) {
+func recorded(t testing.TB) [][]byte {
 	t.Helper()
 	b, err := os.ReadFile("testdata/pg18.segments")
 	if err != nil {
 		t.Fatal(err)
 	}
+	return split(b)
+}
+
+func split(b []byte) (out [][]byte) {
 	for len(b) > 0 {
 		n := binary.BigEndian.Uint32(b)
 		out, b = append(out, b[4:4+n]), b[4+n:]
@@ -27,9 +33,28 @@ func recorded(t testing.TB) (out [][]byte) {
 }
 
 // What an agent stored is read as what it is.
-func TestRecordedSegments(t *testing.T) {
+func TestRecordedSegments(t *testing.T) { same(t, recorded(t)) }
+
+// format1 is the hash of a file that is never written again.
+const format1 = "94959ef9f38a056ddd4433c391ebdb5f32ee66e1414f1610e805244db199ce3c"
+
+// TestR6_GoldenSegmentsDecode: what version 1 wrote is read to values that are written
+// as the same bytes.
+func TestR6_GoldenSegmentsDecode(t *testing.T) {
+	b, err := os.ReadFile("testdata/format1.segments")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h := fmt.Sprintf("%x", sha256.Sum256(b)); h != format1 {
+		t.Fatalf("testdata/format1.segments is another file (%s): it must never change", h)
+	}
+	same(t, split(b))
+}
+
+func same(t *testing.T, list [][]byte) {
+	t.Helper()
 	records := 0
-	for _, b := range recorded(t) {
+	for _, b := range list {
 		var s record.Segment
 		if err := record.Unmarshal(b, &s); err != nil {
 			t.Fatal(err)

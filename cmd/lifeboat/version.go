@@ -7,9 +7,9 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// formatVersion is the version of the objects that this program writes; 0 is not
-// yet promised to be read by later programs (docs/format.md).
-const formatVersion = 0
+// formatVersion is the version of the objects that this program writes, and the only
+// one that it reads (docs/format.md).
+const formatVersion = 1
 
 // buildVersion is the module's version; "devel" when it was built from a working copy.
 func buildVersion() string {

@@ -130,8 +130,8 @@ class Repository:
         self.secrets = self.open_secrets(key_file)
         must(self.secrets[12] == hashlib.sha256(config).digest(), "lifeboat.json is not that of the keys")
         self.name_key, self.chunk_key, self.seal, self.digest_key = (self.secrets[i] for i in (2, 3, 4, 7))
-        self.trailer = derive(self.seal, None, b"lifeboat/0/trailer")
-        self.log_trailer = derive(self.seal, None, b"lifeboat/0/log-trailer")
+        self.trailer = derive(self.seal, None, b"lifeboat/1/trailer")
+        self.log_trailer = derive(self.seal, None, b"lifeboat/1/log-trailer")
         self.own = [identity(self.secrets[10])]
         self.chunks = 0
 
@@ -150,14 +150,14 @@ class Repository:
                 sys.exit("this repository is encrypted: name the file of an age identity with --key")
             with open(key_file) as f:
                 b = unage(b, [identity(line) for line in f if line.startswith("AGE-SECRET-KEY-1")])
-        must(b.startswith(b"lifeboat-secrets\0") and hashlib.sha256(b[:-32]).digest() == b[-32:], "the secrets are damaged")
+        must(b.startswith(b"lifeboat-secrets\1") and hashlib.sha256(b[:-32]).digest() == b[-32:], "the secrets are damaged")
         return item(b[17:-32])
 
     def chunk(self, kind, d, gen):
         """The plaintext of a chunk, everything about it checked (format 5)."""
         name = mac(self.name_key, gen, d)
         b = self.read("chunk/%s/%s" % (name.hex()[:2], name.hex()))
-        must(b[:10] == b"LIFECHNK\0" + kind, "chunk %s: another kind or format" % name.hex())
+        must(b[:10] == b"LIFECHNK\1" + kind, "chunk %s: another kind or format" % name.hex())
         must(hmac.compare_digest(mac(self.trailer, name, b[:-32]), b[-32:]), "chunk %s: damaged" % name.hex())
         packed = AESGCM(mac(self.chunk_key, b"\1", d)).decrypt(b[10:22], b[22:-32], b[:10])
         must(mac(mac(self.chunk_key, b"\2", d), packed)[:12] == b[10:22], "chunk %s: another nonce" % name.hex())
@@ -181,14 +181,14 @@ class Entry:
         self.at, self.log, self.repo = (epoch, seq), log, repo
         self.key = "log/%s/%010d/%010d" % (log, epoch, seq)
         b = repo.read(self.key)
-        must(len(b) >= 150 and b[:9] == b"LIFEBLOG\0", "%s: not an entry" % self.key)
+        must(len(b) >= 150 and b[:9] == b"LIFEBLOG\1", "%s: not an entry" % self.key)
         must(hmac.compare_digest(mac(repo.log_trailer, self.key.encode(), b[:-32]), b[-32:]), "%s: damaged" % self.key)
         system, oid, lineage, e, s = struct.unpack(">QIQQQ", b[10:46])
         must("%016x-%d.%016x" % (system, oid, lineage) == log and (e, s) == (epoch, seq), "%s: it is of another place" % self.key)
         self.kind, self.salt, self.before = b[9:10], b[46:78], b[78:110]
         n1, n2 = struct.unpack(">II", b[110:118])
         must(118 + n1 + n2 + 32 == len(b), "%s: lengths that do not fit" % self.key)
-        one = AESGCM(derive(repo.seal, self.salt + b"\1", b"lifeboat/0/entry")).decrypt(bytes(12), b[118:118 + n1], b[:118])
+        one = AESGCM(derive(repo.seal, self.salt + b"\1", b"lifeboat/1/entry")).decrypt(bytes(12), b[118:118 + n1], b[:118])
         self.summary = item(frame(one))
         self.sealed, self.bound = b[118 + n1:118 + n1 + n2], b[:118 + n1]
         self.hash = hashlib.sha256(b).digest()
@@ -196,7 +196,7 @@ class Entry:
 
     def body(self, key):
         """The frames of part 2."""
-        b = AESGCM(derive(key, self.salt + b"\2", b"lifeboat/0/entry")).decrypt(bytes(12), self.sealed, self.bound)
+        b = AESGCM(derive(key, self.salt + b"\2", b"lifeboat/1/entry")).decrypt(bytes(12), self.sealed, self.bound)
         while b:
             n = int.from_bytes(b[:4], "big")
             yield frame(b[4:4 + n])
@@ -280,7 +280,7 @@ class Log:
         if epoch not in self.keys:
             first = self.entry(epoch, 0).part
             self.keys[epoch] = unage(first[7], self.repo.own)
-            must(derive(self.keys[epoch], None, b"lifeboat/0/check")[:16] == first[12], "epoch %d: another key" % epoch)
+            must(derive(self.keys[epoch], None, b"lifeboat/1/check")[:16] == first[12], "epoch %d: another key" % epoch)
         return self.keys[epoch]
 
     def body(self, at, epoch=None):
