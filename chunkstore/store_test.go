@@ -332,7 +332,7 @@ func TestVersionIsNotDamage(t *testing.T) {
 	s, m := newStore(t)
 	p := put(t, s, chunkstore.KindRows, []byte("x"), chunkstore.Fast)
 	b := m.Object(p.Name.Key())
-	b[8] = 1
+	b[8] = 0
 	m.Replace(p.Name.Key(), b)
 	_, get := s.Get(t.Context(), chunkstore.KindRows, p.Ref)
 	for _, err := range []error{get, s.Scrub(t.Context(), p.Name)} {
