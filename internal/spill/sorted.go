@@ -2,7 +2,6 @@ package spill
 
 import (
 	"bytes"
-	"container/heap"
 	"errors"
 	"io"
 	"iter"
@@ -99,7 +98,7 @@ func merged(runs []*run, from []byte) iter.Seq2[Pair, error] {
 				return
 			}
 		}
-		heap.Init(&open)
+		open.init()
 		for len(open) > 0 {
 			c := open[0]
 			if !yield(c.Pair, nil) {
@@ -107,9 +106,13 @@ func merged(runs []*run, from []byte) iter.Seq2[Pair, error] {
 			}
 			switch err := c.next(); {
 			case err == nil:
-				heap.Fix(&open, 0)
+				open.down(0)
 			case err == io.EOF:
-				heap.Pop(&open).(*cursor).close()
+				c.close()
+				last := len(open) - 1
+				open[0] = open[last]
+				open = open[:last]
+				open.down(0)
 			default:
 				yield(Pair{}, err)
 				return
@@ -118,16 +121,30 @@ func merged(runs []*run, from []byte) iter.Seq2[Pair, error] {
 	}
 }
 
-// cursors is a heap: the lowest pair first.
+// cursors is a heap: the lowest pair first. Package heap calls through an interface what
+// is done with every pair here.
 type cursors []*cursor
 
-// Len, Less, Swap, Push and Pop are those of package heap.
-func (c cursors) Len() int           { return len(c) }
-func (c cursors) Less(i, j int) bool { return compare(c[i].Pair, c[j].Pair) < 0 }
-func (c cursors) Swap(i, j int)      { c[i], c[j] = c[j], c[i] }
-func (c *cursors) Push(x any)        { *c = append(*c, x.(*cursor)) }
-func (c *cursors) Pop() any {
-	last := (*c)[len(*c)-1]
-	*c = (*c)[:len(*c)-1]
-	return last
+func (c cursors) init() {
+	for i := len(c)/2 - 1; i >= 0; i-- {
+		c.down(i)
+	}
+}
+
+// down moves the cursor at i to its place below.
+func (c cursors) down(i int) {
+	for {
+		low := 2*i + 1
+		if low >= len(c) {
+			return
+		}
+		if low+1 < len(c) && compare(c[low+1].Pair, c[low].Pair) < 0 {
+			low++
+		}
+		if compare(c[low].Pair, c[i].Pair) >= 0 {
+			return
+		}
+		c[i], c[low] = c[low], c[i]
+		i = low
+	}
 }

@@ -2,14 +2,13 @@ package event
 
 import (
 	"crypto/ed25519"
-	"crypto/rand"
 	"crypto/sha512"
 	"errors"
 
 	"filippo.io/edwards25519"
 )
 
-// Batch checks many signatures of one key in a third of the time that they take one by
+// Batch checks many signatures of one key in a quarter of the time that they take one by
 // one: with random factors z, Σz·s·B = Σz·R + (Σz·k)·A holds for all of them together, but
 // by chance only if it holds for each (Bernstein et al., "High-speed high-security
 // signatures", section 5). When it does not hold, each is checked by itself. It is not
@@ -22,10 +21,8 @@ type Batch struct {
 
 	entries  []batchEntry
 	messages []byte
-	scalars  []edwards25519.Scalar
-	points   []edwards25519.Point
-	random   []byte
 	scratch  []byte
+	sum      multiSum
 }
 
 type batchEntry struct {
@@ -34,9 +31,11 @@ type batchEntry struct {
 	wrong     bool // it has another size
 }
 
-// How many are checked at once, and bytes of them: more save little.
+// How many are checked at once, and bytes of them: more save little. Fewer than batchFew
+// take longer together than alone.
 const (
-	batchMost  = 256
+	batchFew   = 16
+	batchMost  = 1024
 	batchBytes = 1 << 20
 )
 
@@ -54,7 +53,7 @@ func (b *Batch) Add(message, signature []byte) {
 
 // Flush checks what was added since the last one.
 func (b *Batch) Flush() {
-	if len(b.entries) < 2 || !b.all() {
+	if len(b.entries) < batchFew || !b.all() {
 		for _, e := range b.entries {
 			if e.wrong || len(b.Key) != ed25519.PublicKeySize || !ed25519.Verify(b.Key, b.messages[e.from:e.to], e.signature[:]) {
 				b.Bad()
@@ -66,24 +65,13 @@ func (b *Batch) Flush() {
 
 // all says that every signature fits; false may also mean that it could not tell.
 func (b *Batch) all() bool {
-	n := len(b.entries)
-	if b.random == nil {
-		b.random, b.scalars, b.points = make([]byte, 16*batchMost), make([]edwards25519.Scalar, batchMost+2), make([]edwards25519.Point, batchMost+2)
-	}
-	scalars, points := make([]*edwards25519.Scalar, n+2), make([]*edwards25519.Point, n+2)
-	for i := range scalars {
-		scalars[i], points[i] = &b.scalars[i], &b.points[i]
-	}
-	rand.Read(b.random[:16*n]) // crypto/rand: never returns an error
+	b.sum.begin(len(b.entries))
 	var s, k, sumS, sumK edwards25519.Scalar
-	for i := range n {
+	for i := range b.entries {
 		e := &b.entries[i]
-		var wide [32]byte
-		copy(wide[:], b.random[16*i:16*i+16])
-		z := scalars[i]
-		_, err1 := z.SetCanonicalBytes(wide[:])
+		z, err1 := b.sum.factor(i)
 		_, err2 := s.SetCanonicalBytes(e.signature[32:])
-		_, err3 := points[i].SetBytes(e.signature[:32])
+		_, err3 := b.sum.points[i].SetBytes(e.signature[:32])
 		b.scratch = append(append(append(b.scratch[:0], e.signature[:32]...), b.Key...), b.messages[e.from:e.to]...)
 		sum := sha512.Sum512(b.scratch)
 		_, err4 := k.SetUniformBytes(sum[:])
@@ -93,11 +81,11 @@ func (b *Batch) all() bool {
 		sumS.MultiplyAdd(z, &s, &sumS)
 		sumK.MultiplyAdd(z, &k, &sumK)
 	}
-	scalars[n], scalars[n+1] = &sumK, sumS.Negate(&sumS)
-	points[n+1].Set(edwards25519.NewGeneratorPoint())
-	if _, err := points[n].SetBytes(b.Key); err != nil {
+	a, err := new(edwards25519.Point).SetBytes(b.Key)
+	if err != nil {
 		return false
 	}
-	sum := new(edwards25519.Point).VarTimeMultiScalarMult(scalars, points)
+	sum := b.sum.total()
+	sum.Add(sum, a.VarTimeDoubleScalarBaseMult(&sumK, a, sumS.Negate(&sumS)))
 	return sum.Equal(edwards25519.NewIdentityPoint()) == 1
 }

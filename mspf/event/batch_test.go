@@ -11,7 +11,7 @@ import (
 func TestBatch(t *testing.T) {
 	key := ed25519.NewKeyFromSeed(make([]byte, 32))
 	other := ed25519.NewKeyFromSeed(append(make([]byte, 31), 1))
-	for _, n := range []int{1, 2, 63, 64, 65, 200} {
+	for _, n := range []int{1, 2, batchFew - 1, batchFew, 200, batchMost, batchMost + 1} {
 		for _, bad := range [][]int{nil, {0}, {n - 1}, {0, n / 2}} {
 			found := 0
 			b := &Batch{Key: key.Public().(ed25519.PublicKey), Bad: func() { found++ }}
