@@ -21,6 +21,7 @@ type matrix struct {
 func newMatrix(t testing.TB) *matrix {
 	t.Helper()
 	m := &matrix{lab: newLab(t), rels: map[string]*record.Relation{}}
+	m.strange = true
 	var all []*record.Relation
 	for i, tab := range synapse.Tables() {
 		r := &record.Relation{OID: uint32(20000 + i), Schema: "public", Name: tab.Name, Identity: record.Full, Columns: []record.Column{{Name: "n", Type: "bigint"}}}

@@ -2,6 +2,7 @@ package restore
 
 import (
 	"bytes"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -15,6 +16,7 @@ import (
 	"lifeboat.im/lifeboat/chunkstore"
 	"lifeboat.im/lifeboat/chunkstore/storetest"
 	"lifeboat.im/lifeboat/history"
+	"lifeboat.im/lifeboat/internal/secondreader"
 	"lifeboat.im/lifeboat/internal/testpg"
 	"lifeboat.im/lifeboat/record"
 )
@@ -22,15 +24,17 @@ import (
 // lab is a repository that a test writes by hand: what an agent would have
 // written of a source that exists, or of none.
 type lab struct {
-	t       testing.TB
-	mem     *storetest.Memory
-	secrets *history.Secrets
-	repo    *history.Repository
-	log     *history.Log
-	w       *history.Writer
-	lsn     record.LSN
-	xid     record.XID
-	clock   record.Time
+	t        testing.TB
+	mem      *storetest.Memory
+	secrets  *history.Secrets
+	operator *age.X25519Identity
+	strange  bool // its records change rows that there never were
+	repo     *history.Repository
+	log      *history.Log
+	w        *history.Writer
+	lsn      record.LSN
+	xid      record.XID
+	clock    record.Time
 
 	src    *testpg.Database
 	tables []*record.Relation
@@ -63,8 +67,23 @@ func check(t testing.TB, err error) {
 func newLab(t testing.TB) *lab {
 	t.Helper()
 	mem := storetest.NewMemory(t)
+	dir := t.TempDir()
 	l := newLabOn(t, mem)
 	l.mem = mem
+	t.Cleanup(func() {
+		if l.strange {
+			return
+		}
+		// The same objects in a folder, for the second reader.
+		for _, key := range mem.Keys() {
+			name := filepath.Join(dir, "repo", filepath.FromSlash(key))
+			check(t, os.MkdirAll(filepath.Dir(name), 0o700))
+			check(t, os.WriteFile(name, mem.Object(key), 0o600))
+		}
+		identity := filepath.Join(dir, "identity")
+		check(t, os.WriteFile(identity, []byte(l.operator.String()+"\n"), 0o600))
+		secondreader.Hold(t, filepath.Join(dir, "repo"), identity)
+	})
 	return l
 }
 
@@ -72,7 +91,7 @@ func newLabOn(t testing.TB, b chunkstore.Backend) *lab {
 	t.Helper()
 	ctx := t.Context()
 	op := must[*age.X25519Identity](t)(age.GenerateX25519Identity())
-	l := &lab{t: t, lsn: labStart, xid: 5_000_000_000, rows: map[uint32][]string{}}
+	l := &lab{t: t, operator: op, lsn: labStart, xid: 5_000_000_000, rows: map[uint32][]string{}}
 	l.clock = record.FromTime(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC))
 	repo, secrets, err := history.Create(ctx, b, history.CreateOptions{Recipients: []string{op.Recipient().String()}})
 	check(t, err)

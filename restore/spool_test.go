@@ -218,6 +218,7 @@ func TestSpoolStaysTheSame(t *testing.T) {
 // TestSpoolOfDamage: rows that are not those of the commit are no spool.
 func TestSpoolOfDamage(t *testing.T) {
 	l := newLab(t)
+	l.strange = true
 	l.src = testpg.Shared(t, 18).Database(t)
 	l.src.Exec(t, `CREATE TABLE t (a int PRIMARY KEY, b text)`, `INSERT INTO t VALUES (1, 'one')`)
 	l.copyAll(nil)

@@ -11,7 +11,7 @@ a commit as PostgreSQL's COPY text, `verify` opens and checks everything that is
 FILE holds an age identity (AGE-SECRET-KEY-1...); a repository in plain text needs none.
 Needs Python 3.9, its package cryptography, and the library libzstd.
 """
-import base64, ctypes, ctypes.util, hashlib, hmac, itertools, os, struct, sys
+import base64, ctypes, ctypes.util, hashlib, hmac, os, struct, sys
 
 try:
     from cryptography.exceptions import InvalidTag
@@ -218,17 +218,17 @@ class Log:
         return self.repo.has("log/%s/%010d/%010d" % (self.name, epoch, seq))
 
     def walk(self):
-        last = next(e for e in itertools.count() if not self.exists(e + 1, 0))
-        tail = [self.entry(last, seq) for seq in itertools.takewhile(lambda seq: self.exists(last, seq), itertools.count())]
+        listed = lambda *at: [int(n) for n in os.listdir(os.path.join(self.repo.path, "log", self.name, *at)) if n.isdigit()]
+        last = max(listed())
+        tail = [self.entry(last, seq) for seq in range(len(listed("%010d" % last)))]
         start = next((e for e in reversed(tail) if e.kind == b"c"), None)
         named, want = tail[0].part[9]
         if start is None and any(named):
             start = self.entry(*named)
             must(start.hash == want, "%s: another checkpoint than the one named" % start.key)
-        epoch, seq, hashed = 0, 0, bytes(32)
-        if start is not None:
+        epoch, seq, hashed = (start.at[0], start.at[1] + 1, start.hash) if start else (0, 0, bytes(32))
+        if start:
             self.checkpoint(start.part)
-            epoch, seq, hashed = start.at[0], start.at[1] + 1, start.hash
         while epoch <= last:
             ended = False
             while not ended and self.exists(epoch, seq):
