@@ -74,14 +74,6 @@ type branch struct {
 	forgotten bool
 }
 
-func (b *branch) moment(at record.LSN) (moment, bool) {
-	i, ok := slices.BinarySearchFunc(b.moments, at, func(m moment, at record.LSN) int { return int(int64(m.at) - int64(at)) })
-	if !ok {
-		return moment{}, false
-	}
-	return b.moments[i], true
-}
-
 // newest gives the last moment at or before a position.
 func (b *branch) newest(at record.LSN) (moment, bool) {
 	i, ok := slices.BinarySearchFunc(b.moments, at, func(m moment, at record.LSN) int { return int(int64(m.at) - int64(at)) })

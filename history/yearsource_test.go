@@ -136,7 +136,6 @@ type yearLoad struct {
 type yearSegment struct {
 	start, end record.LSN
 	time       record.Time
-	tables     []*yearTable
 	index      map[uint32]uint32
 	rels       []record.Relation
 	txs        []record.Transaction

@@ -223,18 +223,6 @@ func (f fields) bytes(b []byte) fields {
 	return append(binary.AppendUvarint(f, uint64(len(b))), b...)
 }
 
-// column appends a text of a row, without a copy of its own.
-func (f fields) column(r *row, i int) fields {
-	f = append(f, 0, 0, 0, 0)
-	n := len(f)
-	if f = r.append(f, i); len(f)-n >= 1<<28 {
-		r.fail(i, "a text of this homeserver")
-		return f[:n-4].text("")
-	}
-	putUvarint4(f[n-4:n], uint64(len(f)-n))
-	return f
-}
-
 // putUvarint4 writes a number below 1<<28 in four bytes, which a reader of uvarints takes.
 func putUvarint4(dst []byte, n uint64) {
 	dst[0], dst[1], dst[2], dst[3] = byte(n)|0x80, byte(n>>7)|0x80, byte(n>>14)|0x80, byte(n>>21)
