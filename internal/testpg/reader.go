@@ -37,14 +37,31 @@ json.dump(out, sys.stdout)
 // that they need.
 func SecondReader(t testing.TB) (reader, lib string) {
 	t.Helper()
+	reader, lib, ok := secondReader(t)
+	Need(t, "Python's package cryptography", ok, "tools")
+	return reader, lib
+}
+
+// HasSecondReader says whether it can run here; where everything is required it fails
+// the test instead of saying no.
+func HasSecondReader(t testing.TB) bool {
+	t.Helper()
+	_, _, ok := secondReader(t)
+	if !ok && os.Getenv("LIFEBOAT_REQUIRE") == "all" {
+		SecondReader(t)
+	}
+	return ok
+}
+
+func secondReader(t testing.TB) (reader, lib string, ok bool) {
+	t.Helper()
 	root, err := Repository()
 	if err != nil {
 		t.Fatal(err)
 	}
 	lib = filepath.Join(root, ".tools", "synapse")
 	_, err = os.Stat(filepath.Join(lib, "cryptography"))
-	Need(t, "Python's package cryptography", err == nil, "tools")
-	return filepath.Join(root, "docs", "reader"), lib
+	return filepath.Join(root, "docs", "reader"), lib, err == nil
 }
 
 // ReadStore has the second reader of the store, which shares no code with the program,
