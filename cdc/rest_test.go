@@ -28,8 +28,12 @@ func TestStreamRests(t *testing.T) {
 	}
 	wait(t, "every transaction", func() bool { return len(h.all()) == n })
 	_ = stop()
-	if within > 0 || st.rests != rest {
-		t.Errorf("%d rows came at rest, within their transaction; after the last one it is %s", within, st.rests)
+	want := time.Duration(0) // a busy machine falls behind
+	if st.resting {
+		want = rest
+	}
+	if within > 0 || st.rests != want {
+		t.Errorf("%d rows came at rest, within their transaction; after the last one it is %s, want %s", within, st.rests, want)
 	}
 	for i, step := range []struct {
 		lag  time.Duration

@@ -81,7 +81,7 @@ func TestLayout(t *testing.T) {
 		}
 		x := hex.EncodeToString(name)
 		object := b.objects["chunk/"+x[:2]+"/"+x]
-		if string(object[:10]) != "LIFECHNK\x00r" {
+		if string(object[:10]) != "LIFECHNK\x01r" {
 			t.Errorf("head %q", object[:10])
 		}
 		body, trailer := object[:len(object)-32], object[len(object)-32:]
