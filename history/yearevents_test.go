@@ -80,10 +80,14 @@ func (y *life) lose() {
 		y.transaction(unseen, 25, y.time())
 	}
 	y.m.SetFault(nil)
+	at := unseen.txs[len(unseen.txs)/2].End
 	must(y.t, y.start(y.lsn))
 	y.pend = newYearSegment(y.lsn)
 	y.everything("after the slot was lost")
 	y.branch.moments = append(y.branch.moments, y.yearLoad.moment(y.lsn, y.time()))
+	if err := y.readable(y.branch, at); !errors.Is(err, errIncomplete) {
+		y.t.Fatalf("day %d: a commit that nobody saw: %v", y.day, err)
+	}
 }
 
 // adopt restores the database at a past commit, and a new lineage follows it from there.
@@ -159,7 +163,9 @@ func (y *life) remember() {
 	y.t.Helper()
 	ctx := y.t.Context()
 	note := func(k NoteKind, name string) {
-		n := Note{Kind: k, Name: name, From: y.randomMoment().at, Time: y.time()}
+		m := y.randomMoment()
+		n := Note{Kind: k, Name: name, From: m.at, Time: y.time()}
+		y.branch.asked = append(y.branch.asked, asked{why: k.String(), name: name, m: m})
 		y.do(name, func() error { return y.repo.Log(y.secrets, y.branch.id, nil).AppendNote(ctx, n) })
 	}
 	forget := func(list *[]string) {
@@ -168,6 +174,7 @@ func (y *life) remember() {
 		}
 		n := Note{Kind: NoteUnpin, Name: (*list)[0], Time: y.time()}
 		*list = (*list)[1:]
+		y.branch.asked = slices.DeleteFunc(y.branch.asked, func(a asked) bool { return a.name == n.Name })
 		y.do("forget "+n.Name, func() error {
 			_, err := NoteEverywhere(ctx, y.repo, y.secrets.Maintenance(), n)
 			return err

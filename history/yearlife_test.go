@@ -69,9 +69,47 @@ type branch struct {
 	id      LineageID
 	keys    *memKeys
 	moments []moment // ascending
+	asked   []asked
 	ended   time.Time
 	// forgotten: it was pruned by name.
 	forgotten bool
+}
+
+// asked is a point that somebody asked to keep: a round of a kind, a mark or a pin.
+type asked struct {
+	why, name string
+	m         moment
+}
+
+// due gives the moments that must be kept, by what keep says and what was asked for: the
+// first round of each of the last weeks and months, all marks and pins.
+func (b *branch) due(k Keep) (out []asked) {
+	newest := b.moments[len(b.moments)-1].time
+	last := map[string]int64{}
+	for _, a := range b.asked {
+		week, month := Week(a.m.time), Month(a.m.time)
+		switch {
+		case a.name != "":
+			out = append(out, a)
+			continue
+		case a.why == Monthly && last[Monthly] != month && Month(newest)-month < int64(k.Monthly),
+			last[Weekly] != week && Week(newest)-week < int64(k.Weekly):
+			out = append(out, a)
+		}
+		last[Weekly] = week
+		if a.why == Monthly {
+			last[Monthly] = month
+		}
+	}
+	return out
+}
+
+func (b *branch) moment(at record.LSN) (moment, bool) {
+	i, ok := slices.BinarySearchFunc(b.moments, at, func(m moment, at record.LSN) int { return int(int64(m.at) - int64(at)) })
+	if !ok {
+		return moment{}, false
+	}
+	return b.moments[i], true
 }
 
 // newest gives the last moment at or before a position.
@@ -121,6 +159,7 @@ type life struct {
 	refused  int
 	pruned   int
 	restored int
+	gone     int
 	bases    int
 	epochs   int
 }
@@ -374,6 +413,11 @@ func (y *life) round() {
 		n.From, n.Until = min(n.From, b.RecordsFrom), max(n.Until, b.ExactFrom)
 	}
 	y.do("round", func() error { return y.w.Note(y.t.Context(), n) })
+	m, ok := y.branch.moment(n.Point)
+	if !ok {
+		y.t.Fatalf("day %d: a round at %s, of which the source knows nothing", y.day, n.Point)
+	}
+	y.branch.asked = append(y.branch.asked, asked{why: kind, m: m})
 }
 
 // refresh marks the tables that are to be copied anew, as the agent does.

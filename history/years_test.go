@@ -26,7 +26,7 @@ func (y *life) rows(b *branch, at record.LSN, base func(*record.Relation), row f
 	}
 	for _, i := range v.Incompletes {
 		if i.Covers(at) {
-			return fmt.Errorf("%s is incomplete", i.Name)
+			return fmt.Errorf("%s: %w", i.Name, errIncomplete)
 		}
 	}
 	for _, info := range v.BasesAt(at) {
@@ -64,7 +64,15 @@ func (y *life) rows(b *branch, at record.LSN, base func(*record.Relation), row f
 	return nil
 }
 
-var errPruned = errors.New("pruned")
+var (
+	errPruned     = errors.New("pruned")
+	errIncomplete = errors.New("incomplete")
+)
+
+// readable reads what a restore to a point needs.
+func (y *life) readable(b *branch, at record.LSN) error {
+	return y.rows(b, at, func(*record.Relation) {}, func(uint32, []byte, []byte) {})
+}
 
 // check restores a moment and holds every table against the source's.
 func (y *life) check(b *branch, m moment, why string) {
@@ -96,8 +104,8 @@ func (y *life) check(b *branch, m moment, why string) {
 	}
 }
 
-// checkPoints restores every older point of a lineage that is left, its newest commit,
-// and sees that a moment which was pruned says so.
+// checkPoints restores every older point of a lineage that is left, those that must be
+// and its newest commit, and sees that a moment which was pruned says so.
 func (y *life) checkPoints(b *branch) (n int) {
 	y.t.Helper()
 	v, err := y.repo.Log(y.secrets, b.id, nil).Load(y.t.Context())
@@ -110,14 +118,20 @@ func (y *life) checkPoints(b *branch) (n int) {
 		y.check(b, m, p.Why+" "+p.Name)
 		n++
 	}
+	for _, a := range b.due(y.plan.keep) {
+		if !b.forgotten && !slices.ContainsFunc(v.Points, func(p KeptPoint) bool { return p.At == a.m.at }) {
+			y.check(b, a.m, "asked for: "+a.why+" "+a.name)
+		}
+	}
 	if m, ok := b.newest(v.Durable); ok && !b.forgotten {
 		y.check(b, m, "the newest commit")
 	}
 	pruned := slices.DeleteFunc(slices.Clone(b.moments), func(m moment) bool { return !v.PrunedAt(m.at) })
 	for _, m := range pruned[:min(len(pruned), 5)] {
-		if err := y.rows(b, m.at, nil, nil); !errors.Is(err, errPruned) {
+		if err := y.readable(b, m.at); !errors.Is(err, errPruned) {
 			y.t.Fatalf("day %d: the pruned commit %s: %v", y.day, m.at, err)
 		}
+		y.gone++
 	}
 	return n
 }
@@ -131,7 +145,7 @@ type cost struct {
 func (y *life) cost(at record.LSN) cost {
 	y.t.Helper()
 	gets, read := y.m.gets.Load(), y.m.read.Load()
-	must(y.t, y.rows(y.branch, at, func(*record.Relation) {}, func(uint32, []byte, []byte) {}))
+	must(y.t, y.readable(y.branch, at))
 	return cost{y.m.gets.Load() - gets, y.m.read.Load() - read}
 }
 
@@ -141,6 +155,7 @@ type year struct {
 	whole                        int64 // with what lasts
 	made                         int64 // objects stored
 	checkpoint, load, restore    int64 // the largest, in bytes, requests, bytes
+	listed                       int   // the most epochs that a picture lists
 	lasting, lastingBytes        int64 // that came
 	epochs, prunes               int
 }
@@ -163,9 +178,9 @@ func (y *life) week(n *year) {
 	n.objects += objects - y.m.lasting.Load()
 	n.live += y.live()
 	before := y.m.requests()
-	_, err := y.repo.Log(y.secrets, y.branch.id, nil).Load(y.t.Context())
+	v, err := y.repo.Log(y.secrets, y.branch.id, nil).Load(y.t.Context())
 	must(y.t, err)
-	n.load = max(n.load, y.m.requests()-before)
+	n.load, n.listed = max(n.load, y.m.requests()-before), max(n.listed, len(v.Epochs))
 }
 
 // halfYear restores all points and prints a line.
@@ -235,11 +250,11 @@ func lived(t *testing.T, p lifePlan) (*life, []year) {
 	}
 	t.Logf("%d changes in %d commits, %d epochs, %d copies, %d crashes, %d lineages, %d prunes that deleted, %d refused, %d restores, took %s",
 		y.changes, y.xid-1000, y.epochs, y.bases, y.crashes, len(y.past)+1, y.pruned, y.refused, y.restored, time.Since(began).Round(time.Second))
-	t.Logf("%4s %8s %8s %6s %8s %7s %7s %6s %8s %10s %9s", "year", "stored K", "live K", "ratio", "objects", "PUTs/d", "chkpt", "load", "restore", "lasting", "lasting K")
+	t.Logf("%4s %8s %8s %6s %8s %7s %7s %6s %6s %8s %10s %9s", "year", "stored K", "live K", "ratio", "objects", "PUTs/d", "chkpt", "load", "listed", "restore", "lasting", "lasting K")
 	for i, n := range years {
 		if n.weeks > 0 {
-			t.Logf("%4d %8.0f %8.0f %6.2f %8.0f %7d %7d %6d %8d %10d %9d", i+1, n.mean(n.whole)/1024, n.mean(n.live)/1024, float64(n.whole)/float64(n.live),
-				n.mean(n.objects), n.made/yearDays, n.checkpoint, n.load, n.restore, n.lasting, n.lastingBytes>>10)
+			t.Logf("%4d %8.0f %8.0f %6.2f %8.0f %7d %7d %6d %6d %8d %10d %9d", i+1, n.mean(n.whole)/1024, n.mean(n.live)/1024, float64(n.whole)/float64(n.live),
+				n.mean(n.objects), n.made/yearDays, n.checkpoint, n.load, n.listed, n.restore, n.lasting, n.lastingBytes>>10)
 		}
 	}
 	return y, years
@@ -267,7 +282,12 @@ func TestTenYears(t *testing.T) {
 			t.Errorf("year %d: a picture took %d requests", i+1, n.load)
 		} else if n.checkpoint > 48<<10 {
 			t.Errorf("year %d: a checkpoint of %d bytes", i+1, n.checkpoint)
+		} else if n.listed > 200 {
+			t.Errorf("year %d: a picture lists %d epochs", i+1, n.listed)
 		}
+	}
+	if y.crashes == 0 || y.restored == 0 || len(years) > 1 && (y.pruned == 0 || y.refused == 0 || y.gone == 0 || len(y.past) == 0) {
+		t.Errorf("%d crashes, %d restores, %d prunes, %d refused, %d commits that were gone, %d adoptions", y.crashes, y.restored, y.pruned, y.refused, y.gone, len(y.past))
 	}
 	if len(years) == 10 {
 		flat(t, &years[3], &years[9])
