@@ -290,13 +290,16 @@ func TestTenYears(t *testing.T) {
 		t.Errorf("%d crashes, %d restores, %d prunes, %d refused, %d commits that were gone, %d adoptions", y.crashes, y.restored, y.pruned, y.refused, y.gone, len(y.past))
 	}
 	if len(years) == 10 {
-		flat(t, &years[3], &years[9])
+		for _, bad := range flat(&years[3], &years[9]) {
+			t.Errorf("years 4 and 10: %s", bad)
+		}
 	}
 }
 
 // flat compares two years in which there is one lineage, no other is kept any more, and
 // all of the sparse points that keep asks for are there.
-func flat(t *testing.T, a, b *year) {
+func flat(a, b *year) (bad []string) {
+	say := func(format string, x ...any) { bad = append(bad, fmt.Sprintf(format, x...)) }
 	// What is stored are the distinct rows and records of the kept points. The records of the
 	// window and the rows that change between the points are as many in each year. Rows that
 	// only come and stay lie in one chunk for all points, but for a table that was altered:
@@ -305,26 +308,51 @@ func flat(t *testing.T, a, b *year) {
 	const shapes, noise = 4, 1.1
 	grown := b.mean(b.live) - a.mean(a.live)
 	if was, now := a.mean(a.stored), b.mean(b.stored); now > was*noise+shapes*grown {
-		t.Errorf("%.0f bytes are stored, %.0f were; %.0f more live", now, was, grown)
+		say("%.0f bytes are stored, %.0f were; %.0f more live", now, was, grown)
 	}
 	// A chunk holds 512 rows, which are 4 KiB or more when sealed.
 	if was, now := a.mean(a.objects), b.mean(b.objects); now > was*noise+shapes*grown/(4<<10) {
-		t.Errorf("%.0f objects are stored, %.0f were; %.0f more bytes live", now, was, grown)
+		say("%.0f objects are stored, %.0f were; %.0f more bytes live", now, was, grown)
 	}
 	// With all that lasts, for each live byte.
 	if was, now := float64(a.whole)/float64(a.live), float64(b.whole)/float64(b.live); now > was*1.2 {
-		t.Errorf("%.2f bytes are stored for each that lives, %.2f were", now, was)
+		say("%.2f bytes are stored for each that lives, %.2f were", now, was)
 	}
 	// A picture lists what is kept; of each prune it holds some numbers for ever.
 	if n := a.checkpoint*5/4 + 6*64*int64(b.prunes); b.checkpoint > n {
-		t.Errorf("a checkpoint of %d bytes, %d were the largest", b.checkpoint, a.checkpoint)
+		say("a checkpoint of %d bytes, %d were the largest", b.checkpoint, a.checkpoint)
 	}
 	// The first and last entries of epochs and notes stay for ever, so they must not get
 	// larger or more with age. A note of a prune is in every log.
 	if b.lasting > a.lasting*5/4 || b.lastingBytes > a.lastingBytes*5/4 {
-		t.Errorf("in a year %d entries and %d bytes came to stay, %d and %d did", b.lasting, b.lastingBytes, a.lasting, a.lastingBytes)
+		say("in a year %d entries and %d bytes came to stay, %d and %d did", b.lasting, b.lastingBytes, a.lasting, a.lastingBytes)
 	}
 	if float64(b.made) > float64(a.made)*noise+shapes*grown/(4<<10) {
-		t.Errorf("%d objects were stored in a year, %d were", b.made, a.made)
+		say("%d objects were stored in a year, %d were", b.made, a.made)
+	}
+	return bad
+}
+
+// Each of the laws of flat can be broken.
+func TestFlat(t *testing.T) {
+	// Years 4 and 10 as they were, rounded.
+	a := year{weeks: 52, stored: 52 * 57_000_000, objects: 52 * 3460, live: 52 * 3_300_000, whole: 52 * 61_000_000, made: 18_600, checkpoint: 14_000, lasting: 1280, lastingBytes: 1_060_000, prunes: 26}
+	b := year{weeks: 52, stored: 52 * 62_000_000, objects: 52 * 3740, live: 52 * 6_400_000, whole: 52 * 73_000_000, made: 18_900, checkpoint: 16_000, lasting: 1350, lastingBytes: 1_240_000, prunes: 26}
+	if bad := flat(&a, &b); len(bad) > 0 {
+		t.Fatal(bad)
+	}
+	for i, grow := range []func(*year){
+		func(n *year) { n.stored += n.stored / 3 },
+		func(n *year) { n.objects *= 2 },
+		func(n *year) { n.whole *= 2 },
+		func(n *year) { n.checkpoint *= 2 },
+		func(n *year) { n.lasting += n.lasting / 3 },
+		func(n *year) { n.lastingBytes += n.lastingBytes / 3 },
+		func(n *year) { n.made += n.made / 3 },
+	} {
+		c := b
+		if grow(&c); len(flat(&a, &c)) != 1 {
+			t.Errorf("%d: %v", i, flat(&a, &c))
+		}
 	}
 }
