@@ -105,7 +105,7 @@ type Note struct {
 	Change        *MassChange      `cbor:"16,keyasint,omitempty"`
 	Alarm         *Position        `cbor:"17,keyasint,omitempty"`
 	Logs          []logEntries     `cbor:"18,keyasint,omitempty"`
-	Entries       []Position       `cbor:"19,keyasint,omitempty"`
+	Entries       entryRuns        `cbor:"19,keyasint,omitempty"`
 	Kept          *Kept            `cbor:"20,keyasint,omitempty"`
 }
 
@@ -113,6 +113,14 @@ type Note struct {
 func (n *Note) validate() error {
 	if int(n.Kind) >= len(noteNames) || noteNames[n.Kind] == "" {
 		return fmt.Errorf("%s: %w", n.Kind, record.ErrCorrupt)
+	}
+	for _, l := range n.Logs {
+		if err := l.Entries.validate(); err != nil {
+			return err
+		}
+	}
+	if err := n.Entries.validate(); err != nil {
+		return err
 	}
 	switch n.Kind {
 	case NoteMark, NotePin, NoteUnpin, NoteHold, NoteRelease, NoteUnmark:

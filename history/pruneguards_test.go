@@ -228,7 +228,7 @@ func guardForged(t testing.TB, f faults) error {
 	n := Note{Kind: NoteCondemn, Gen: chunkstore.Gen{9}, MAC: make([]byte, 32)}
 	n.Logs = []logEntries{{Log: a.id, From: v.Durable}}
 	for _, b := range v.Bases {
-		n.Logs[0].Entries = append(n.Logs[0].Entries, b.Position)
+		n.Logs[0].Entries = n.Logs[0].Entries.merge(runsOf([]Position{b.Position}))
 	}
 	for _, k := range a.mem.Keys() {
 		if name, err := chunkstore.ParseKey(k); err == nil {

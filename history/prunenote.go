@@ -25,8 +25,8 @@ var noPosition Position // read only: the zero value
 // logEntries are entries of one log that a prune is to remove. A condemn note has one
 // of these for every log that the prune knew, also without entries.
 type logEntries struct {
-	Log     LineageID  `cbor:"1,keyasint"`
-	Entries []Position `cbor:"2,keyasint"`
+	Log     LineageID `cbor:"1,keyasint"`
+	Entries entryRuns `cbor:"2,keyasint"`
 	// From is where the window began when this was decided: every commit from it on
 	// needs none of the entries.
 	From record.LSN `cbor:"3,keyasint"`
@@ -109,15 +109,11 @@ func (s *State) run(gen chunkstore.Gen) PruneRun {
 }
 
 // remove takes what a prune removes out of the picture.
-func (s *State) remove(entries []Position, k *Kept) {
-	gone := make(map[Position]bool, len(entries))
-	for _, at := range entries {
-		gone[at] = true
-	}
-	s.Bases = slices.DeleteFunc(s.Bases, func(b BaseInfo) bool { return gone[b.Position] })
-	s.Histories = slices.DeleteFunc(s.Histories, func(h HistoryInfo) bool { return gone[h.Position] })
-	s.Segments = slices.DeleteFunc(s.Segments, func(g SegmentInfo) bool { return gone[g.Position] })
-	s.Schemas = slices.DeleteFunc(s.Schemas, func(c SchemaInfo) bool { return gone[c.Position] })
+func (s *State) remove(entries entryRuns, k *Kept) {
+	s.Bases = slices.DeleteFunc(s.Bases, func(b BaseInfo) bool { return entries.has(b.Position) })
+	s.Histories = slices.DeleteFunc(s.Histories, func(h HistoryInfo) bool { return entries.has(h.Position) })
+	s.Segments = slices.DeleteFunc(s.Segments, func(g SegmentInfo) bool { return entries.has(g.Position) })
+	s.Schemas = slices.DeleteFunc(s.Schemas, func(c SchemaInfo) bool { return entries.has(c.Position) })
 	s.forgetEpochs()
 	if k.From < s.First {
 		return

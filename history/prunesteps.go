@@ -105,14 +105,11 @@ func (p *pruner) condemnedOf(id LineageID) logEntries {
 // stillGoing are the condemned entries that retention does not want now either: a mark
 // or a longer keep may have come meanwhile.
 func (p *pruner) stillGoing(s *surveyed) []Position {
-	was := map[Position]bool{}
-	for _, at := range p.condemnedOf(s.id).Entries {
-		was[at] = true
-	}
+	was := p.condemnedOf(s.id).Entries
 	if p.faults.noSecondLook {
-		return p.condemnedOf(s.id).Entries
+		return slices.Collect(was.all())
 	}
-	return slices.DeleteFunc(s.drop, func(at Position) bool { return !was[at] })
+	return slices.DeleteFunc(s.drop, func(at Position) bool { return !was.has(at) })
 }
 
 // keptOf is what stays to restore from a log when what the run condemned is gone.
@@ -168,7 +165,7 @@ func (p *pruner) reach() {
 			going[at] = true
 		}
 		for at, e := range s.entries {
-			if going[at] || s.removed[at] {
+			if going[at] || s.removed.has(at) {
 				continue
 			}
 			for _, n := range e.reach {
@@ -252,7 +249,7 @@ func (p *pruner) condemn(ctx context.Context) error {
 	}
 	n.Prefixes = slices.Compact(n.Prefixes)
 	for _, s := range p.logs {
-		n.Logs = append(n.Logs, logEntries{Log: s.id, Entries: s.drop, From: p.keptOf(s).From, Forget: p.forgets(s.id)})
+		n.Logs = append(n.Logs, logEntries{Log: s.id, Entries: runsOf(s.drop), From: p.keptOf(s).From, Forget: p.forgets(s.id)})
 		if s.loaded.Ended {
 			return fmt.Errorf("condemn in %s: %w", s.id, ErrEnded)
 		}
@@ -308,7 +305,7 @@ func (p *pruner) remove(ctx context.Context) error {
 	i := slices.IndexFunc(logs, func(s *surveyed) bool { return s.id == first })
 	logs = slices.Insert(slices.Delete(logs, i, i+1), 0, p.logs[i])
 	for _, s := range logs {
-		n := Note{Kind: NoteDeleting, Entries: s.drop, Kept: p.keptOf(s)}
+		n := Note{Kind: NoteDeleting, Entries: runsOf(s.drop), Kept: p.keptOf(s)}
 		err := p.append(ctx, s, n, func(now *View, r PruneRun) error {
 			switch {
 			case r.Deleting != noPosition:
@@ -368,7 +365,7 @@ func (p *pruner) goingEntries(ctx context.Context, logs []*surveyed) ([]string, 
 		if err != nil {
 			return nil, s.log.needed(at, err)
 		}
-		for _, x := range e.sum.Note.Entries {
+		for x := range e.sum.Note.Entries.all() {
 			out = append(out, s.id.key(x))
 		}
 	}

@@ -24,7 +24,7 @@ type surveyed struct {
 	view    *View // what all entries say together
 	entries map[Position]*surveyEntry
 	missing []Position        // named, and not there
-	removed map[Position]bool // by an earlier prune
+	removed entryRuns         // by earlier prunes
 	ends    map[uint64]uint64 // where each ended epoch ends
 	drop    []Position        // that this prune may remove, ascending
 	kept    *Retained
@@ -47,7 +47,7 @@ func (l *Log) survey(ctx context.Context) (*surveyed, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &surveyed{id: l.id, log: l, entries: map[Position]*surveyEntry{}, removed: map[Position]bool{}}
+	s := &surveyed{id: l.id, log: l, entries: map[Position]*surveyEntry{}}
 	want := map[Position]bool{} // true: it must be there
 	err = l.b.List(ctx, fmt.Sprintf("%s%s/", logPrefix, l.id), func(i chunkstore.Info) error {
 		if _, at, ok := parseEntryKey(i.Key); ok {
@@ -79,7 +79,7 @@ func (l *Log) survey(ctx context.Context) (*surveyed, error) {
 		return nil, err
 	}
 	for _, at := range s.missing {
-		if !s.removed[at] {
+		if !s.removed.has(at) {
 			return nil, l.needed(at, chunkstore.ErrNotFound)
 		}
 	}
@@ -138,8 +138,8 @@ func (s *surveyed) authenticRuns() {
 }
 
 // removed lists the entries that prunes have removed, or are removing.
-func (v *View) removed(ctx context.Context) (map[Position]bool, error) {
-	out := map[Position]bool{}
+func (v *View) removed(ctx context.Context) (entryRuns, error) {
+	var out entryRuns
 	for _, r := range v.Runs {
 		if r.Deleting == noPosition {
 			continue
@@ -151,9 +151,7 @@ func (v *View) removed(ctx context.Context) (map[Position]bool, error) {
 		if e.sum.Note == nil || e.sum.Note.Gen != r.Gen {
 			return nil, damaged(v.ID.key(r.Deleting), "it is not the note of the prune %s", r.Gen)
 		}
-		for _, at := range e.sum.Note.Entries {
-			out[at] = true
-		}
+		out = out.merge(e.sum.Note.Entries)
 	}
 	return out, nil
 }
@@ -246,7 +244,7 @@ func (s *surveyed) picture(ctx context.Context) error {
 	v.Epochs = nil
 	v.Bases, v.Histories, v.Schemas, v.Segments, v.Dropped = nil, nil, nil, nil, nil
 	for _, at := range s.positions() {
-		if s.removed[at] || s.void(at) {
+		if s.removed.has(at) || s.void(at) {
 			continue
 		}
 		switch sum := &s.entries[at].sum; {
@@ -359,7 +357,7 @@ func (s *surveyed) note(at Position, n *Note) {
 func (s *surveyed) compareHistories(ctx context.Context) error {
 	segments := map[uint64][]Position{}
 	for _, at := range s.positions() {
-		if s.entries[at].sum.Segment != nil && !s.removed[at] && !s.void(at) {
+		if s.entries[at].sum.Segment != nil && !s.removed.has(at) && !s.void(at) {
 			segments[at.Epoch] = append(segments[at.Epoch], at)
 		}
 	}
@@ -445,7 +443,7 @@ func (s *surveyed) choose(k Keep, forget bool) {
 	var drop []Position
 	for _, at := range s.positions() {
 		e := s.entries[at]
-		if s.removed[at] || at.Epoch >= last || !at.Before(from) {
+		if s.removed.has(at) || at.Epoch >= last || !at.Before(from) {
 			continue
 		}
 		_, needed := s.kept.Why[at]

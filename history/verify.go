@@ -258,7 +258,7 @@ type logWalk struct {
 	seen  map[Position]bool
 	// removed are the entries that prunes have removed or are removing: they may be
 	// gone, and so may what they reach.
-	removed map[Position]bool
+	removed entryRuns
 	// listed are the entries in the listing of epochs not looked at yet.
 	listed []Position
 }
@@ -289,7 +289,7 @@ func (w *logWalk) epoch(ctx context.Context, epoch uint64, last bool) error {
 	}
 	for seq := uint64(0); seq <= end; seq++ {
 		at := Position{Epoch: epoch, Seq: seq}
-		if !listed[seq] && w.removed[at] && !w.needs(at) {
+		if !listed[seq] && w.removed.has(at) && !w.needs(at) {
 			w.prev, w.whole = nil, false // years of them: none is asked for
 			continue
 		}
@@ -299,7 +299,7 @@ func (w *logWalk) epoch(ctx context.Context, epoch uint64, last bool) error {
 		}
 		if err != nil {
 			w.prev, w.whole = nil, false
-			if errors.Is(err, chunkstore.ErrNotFound) && w.removed[at] && !w.needs(at) {
+			if errors.Is(err, chunkstore.ErrNotFound) && w.removed.has(at) && !w.needs(at) {
 				continue
 			}
 			if err := w.found(w.log.needed(at, err)); err != nil {
@@ -352,7 +352,7 @@ func (w *logWalk) entry(ctx context.Context, e *entry) error {
 			}
 		}
 	}
-	if w.removed[e.at] {
+	if w.removed.has(e.at) {
 		return nil
 	}
 	names, err := w.names(ctx, e)

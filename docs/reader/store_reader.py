@@ -272,7 +272,7 @@ class Log:
             self.marks.update({p[6]: p[8]} if p[1] == 5 else {})
             if p[1] in (13, 18) and self.fates.setdefault(p[11], p[1]) == p[1] == 13:
                 for kind in (self.bases, self.histories, self.segments, self.schemas):
-                    kind[:] = [x for x in kind if list(x[0]) not in (p[19] or [])]
+                    kind[:] = [x for x in kind if not any(g[0] == x[0][0] and g[1] <= x[0][1] <= g[2] for g in p[19] or [])]
                 if p[20][1] >= self.oldest:
                     self.oldest, self.pruned, self.points = p[20][1], p[20][1], [k[3] for k in p[20][2] or []]
 
