@@ -335,6 +335,9 @@ func TestPruneCrashes(t *testing.T) {
 	want := len(clean.mem.Keys())
 	for _, fault := range []storetest.Fault{storetest.Crash, storetest.CrashAfter, storetest.ErrBefore, storetest.ErrAfter, storetest.LostReply} {
 		for at, broke := 0, true; broke; at += 1 + at/3 {
+			if testing.Short() && at > 4 {
+				break
+			}
 			a := *base
 			a.fork(t)
 			n, left := 0, 1
