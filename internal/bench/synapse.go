@@ -56,6 +56,10 @@ const exportEvents, exportAt = 200_000, 1200
 // export writes the archive of a homeserver: events a second of processor time, and the
 // peak of the memory.
 func (b *bench) export(ctx context.Context, db string, events int64) error {
+	size, err := b.sql(ctx, db, "SELECT pg_size_pretty(pg_database_size('"+db+"'))")
+	if err != nil {
+		return err
+	}
 	h, a, err := b.capture(ctx, db, 5*time.Second)
 	if err != nil {
 		return err
@@ -79,7 +83,7 @@ func (b *bench) export(ctx context.Context, db string, events int64) error {
 		if err != nil {
 			return err
 		}
-		fmt.Printf("   export: %d events, %d MiB, in %.2f s (cpu %.2f), peak %d MiB\n", events, info.Size()>>20, u.wall, u.cpu, u.peak>>10)
+		fmt.Printf("   export: %d events of a database of %s, %d MiB, in %.2f s (cpu %.2f), peak %d MiB\n", events, size, info.Size()>>20, u.wall, u.cpu, u.peak>>10)
 		rates, peak = append(rates, float64(events)/u.cpu), max(peak, u.peak)
 	}
 	r := &result{name: "export, events a second and processor", target: target, miss: median(rates) < target}
