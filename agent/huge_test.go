@@ -10,9 +10,6 @@ import (
 // TestHugeRows: a table whose rows are too large for identity full gets a minimal
 // one by itself: at attach when the row is there, within seconds when it comes.
 func TestHugeRows(t *testing.T) {
-	if testing.Short() {
-		t.Skip("handles values of 300 MB")
-	}
 	b := newBench(
 		t, testpg.Start(t, 18, nil), nil,
 		"CREATE TABLE tick (id serial PRIMARY KEY)",

@@ -14,9 +14,6 @@ import (
 // much is still to be read, nor in its midst, where the kernel's buffers have grown,
 // nor at its end, where the transaction would be idle.
 func TestSinkStandsStill(t *testing.T) {
-	if testing.Short() {
-		t.Skip("stands still for 24 s")
-	}
 	t.Parallel()
 	const rows = 300000
 	d := testpg.Shared(t, 18).Database(t)

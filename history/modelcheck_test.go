@@ -336,9 +336,6 @@ func TestH5_ModelCheck(t *testing.T) {
 
 // The model check, or one of the stories, finds every guard that is taken away.
 func TestModelCheckFindsMutants(t *testing.T) {
-	if testing.Short() {
-		t.Skip("hundreds of worlds; TestH5_ModelCheck and TestStories are the short ones")
-	}
 	for name, m := range map[string]struct {
 		faults
 		story string // that finds it; empty: the random worlds do

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"time"
 
-	"lifeboat.im/lifeboat/chunkstore"
 	"lifeboat.im/lifeboat/record"
 )
 
@@ -146,11 +145,7 @@ func (ln *lineage) readable(ctx context.Context, v *View, at record.LSN) error {
 		return fmt.Errorf("%d bases", len(bases))
 	}
 	for _, info := range bases {
-		b, err := v.Base(ctx, info)
-		if err != nil {
-			return err
-		}
-		text, err := v.Store().Get(ctx, chunkstore.KindRows, *b.Pieces[0].Rows)
+		text, got, err := tableAt(ctx, v, info, at)
 		if err != nil {
 			return err
 		}
@@ -158,10 +153,6 @@ func (ln *lineage) readable(ctx context.Context, v *View, at record.LSN) error {
 			return fmt.Errorf("base %s holds %q, want %q", info.Position, text, f.text)
 		}
 		own := func(t uint32) bool { return t == info.Table }
-		got, err := readRows(ctx, v, info.RecordsFrom, at, own)
-		if err != nil {
-			return err
-		}
 		if want := ln.rows(info.RecordsFrom, at, own); !slices.Equal(plain(got), plain(want)) {
 			return fmt.Errorf("table %d has %d rows after its base, want %d", info.Table, len(got), len(want))
 		}

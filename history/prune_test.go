@@ -155,14 +155,7 @@ func (a *aged) readable(t testing.TB, at record.LSN) error {
 		return fmt.Errorf("%d bases", len(bases))
 	}
 	for _, info := range bases {
-		b, err := v.Base(ctx, info)
-		if err != nil {
-			return err
-		}
-		if _, err := v.Store().Get(ctx, chunkstore.KindRows, *b.Pieces[0].Rows); err != nil {
-			return err
-		}
-		got, err := readRows(ctx, v, info.RecordsFrom, at, func(t uint32) bool { return t == info.Table })
+		_, got, err := tableAt(ctx, v, info, at)
 		if err != nil {
 			return err
 		}
@@ -179,6 +172,19 @@ func (a *aged) readable(t testing.TB, at record.LSN) error {
 		}
 	}
 	return nil
+}
+
+// tableAt gives what a base of one piece holds, and the records of its table after it.
+func tableAt(ctx context.Context, v *View, info BaseInfo, at record.LSN) (text []byte, rows []row, err error) {
+	b, err := v.Base(ctx, info)
+	if err != nil {
+		return nil, nil, err
+	}
+	if text, err = v.Store().Get(ctx, chunkstore.KindRows, *b.Pieces[0].Rows); err != nil {
+		return nil, nil, err
+	}
+	rows, err = readRows(ctx, v, info.RecordsFrom, at, func(t uint32) bool { return t == info.Table })
+	return text, rows, err
 }
 
 func (a *aged) verify(t testing.TB) {

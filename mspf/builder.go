@@ -6,6 +6,8 @@ import (
 	"io"
 	"maps"
 	"slices"
+
+	"lifeboat.im/lifeboat/mspf/event"
 )
 
 // builder collects the one map of a CBOR file, from encoded leaves: maps of maps of
@@ -128,15 +130,15 @@ func (n *node) size() int64 {
 	case n.leaf != nil:
 		return int64(len(n.leaf))
 	case n.n > 0:
-		size := len(appendHead(head[:0], majorArray, n.n)) + len(n.list)
+		size := len(event.AppendHead(head[:0], majorArray, n.n)) + len(n.list)
 		for _, p := range n.pieces {
 			size += len(p)
 		}
 		return int64(size)
 	}
-	size := int64(len(appendHead(head[:0], majorMap, uint64(len(n.kids)))))
+	size := int64(len(event.AppendHead(head[:0], majorMap, uint64(len(n.kids)))))
 	for k, kid := range n.kids {
-		size += int64(len(appendHead(head[:0], majorText, uint64(len(k))))+len(k)) + kid.size()
+		size += int64(len(event.AppendHead(head[:0], majorText, uint64(len(k))))+len(k)) + kid.size()
 	}
 	return size
 }
@@ -147,7 +149,7 @@ func (n *node) writeTo(w io.Writer) error {
 		_, err := w.Write(n.leaf)
 		return err
 	case n.n > 0:
-		_, err := w.Write(appendHead(nil, majorArray, n.n))
+		_, err := w.Write(event.AppendHead(nil, majorArray, n.n))
 		for i := 0; i < len(n.pieces) && err == nil; i++ {
 			_, err = w.Write(n.pieces[i])
 		}
@@ -156,7 +158,7 @@ func (n *node) writeTo(w io.Writer) error {
 		}
 		return err
 	}
-	if _, err := w.Write(appendHead(nil, majorMap, uint64(len(n.kids)))); err != nil {
+	if _, err := w.Write(event.AppendHead(nil, majorMap, uint64(len(n.kids)))); err != nil {
 		return err
 	}
 	for _, k := range slices.SortedFunc(maps.Keys(n.kids), keyLess) {

@@ -1,7 +1,6 @@
 package mspf
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"reflect"
@@ -94,24 +93,8 @@ func document(v any) ([]byte, error) {
 	return append(b, '\n'), err
 }
 
-// appendHead writes the head of a data item in its shortest form.
-func appendHead(b []byte, major byte, n uint64) []byte {
-	m := major << 5
-	switch {
-	case n < 24:
-		return append(b, m|byte(n))
-	case n <= 0xff:
-		return append(b, m|24, byte(n))
-	case n <= 0xffff:
-		return binary.BigEndian.AppendUint16(append(b, m|25), uint16(n))
-	case n <= 0xffffffff:
-		return binary.BigEndian.AppendUint32(append(b, m|26), uint32(n))
-	}
-	return binary.BigEndian.AppendUint64(append(b, m|27), n)
-}
-
 func appendText(b []byte, s string) []byte {
-	return append(appendHead(b, majorText, uint64(len(s))), s...)
+	return append(event.AppendHead(b, majorText, uint64(len(s))), s...)
 }
 
 // keyLess orders text keys as their encodings: the shorter first, then by bytes.

@@ -202,8 +202,8 @@ func TestM5_OneTimeKeysAreNotWritten(t *testing.T) {
 	}
 	// An archive of another writer that has them is found out.
 	v := tampered(t, "dir", func(dir string) {
-		b := appendHead(nil, majorMap, 1)
-		b = appendText(appendHead(appendText(b, oneTimeKeys), majorArray, 1), "KNOWNKEY")
+		b := event.AppendHead(nil, majorMap, 1)
+		b = appendText(event.AppendHead(appendText(b, oneTimeKeys), majorArray, 1), "KNOWNKEY")
 		must(t, os.WriteFile(filepath.Join(dir, "im.lifeboat.synapse", "rows.1.cbor"), b, 0o600))
 	})
 	if !slices.ContainsFunc(v.Findings, func(f Finding) bool { return f.Code == CodeOTK }) {

@@ -141,7 +141,7 @@ func (w *writer) rooms(seq iter.Seq2[Room, error]) error {
 	if err := pass(func(b []byte) error { size += int64(len(b)); return nil }); err != nil {
 		return err
 	}
-	head, want := appendHead(nil, majorMap, uint64(count)), count
+	head, want := event.AppendHead(nil, majorMap, uint64(count)), count
 	return w.stream(itemRooms, w.part(itemRooms).path, size+int64(len(head)), count, func(out io.Writer) error {
 		if _, err := out.Write(head); err != nil {
 			return err
@@ -363,7 +363,7 @@ func (w *writer) database(c Contents) error {
 		if !utf8.Valid(r.Line) {
 			return fmt.Errorf("%s: %w: a row of %s is not UTF-8", itemDatabase, ErrCBOR, r.Table)
 		}
-		head = appendHead(head[:0], majorText, uint64(len(r.Line)))
+		head = event.AppendHead(head[:0], majorText, uint64(len(r.Line)))
 		if err := n.room(len(head) + len(r.Line)); err != nil {
 			return err
 		}

@@ -217,9 +217,6 @@ func TestFindUserAndEvent(t *testing.T) {
 
 // TestFindReadsFast goes through a million records, of which few are meant.
 func TestFindReadsFast(t *testing.T) {
-	if testing.Short() {
-		t.Skip("a million records")
-	}
 	m := newMatrix(t)
 	table := m.pick(func(t synapse.Table) bool { return len(t.Room) > 0 && synapse.Lasting(t.Name) })
 	line := m.row(table, 1, in(synapse.Room, table, "!other:here")) + strings.Repeat("x", 300)

@@ -127,9 +127,6 @@ func TestMemoryIsBounded(t *testing.T) {
 
 // TestHugeValue: a value of 200 MB works; its memory is printed.
 func TestHugeValue(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes seconds and memory")
-	}
 	dir := t.TempDir()
 	l := newStored(t, dir, `CREATE TABLE huge (id int PRIMARY KEY, v text)`,
 		`INSERT INTO huge VALUES (1, repeat('0123456789', 20000000)), (2, 'small')`)

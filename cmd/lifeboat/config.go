@@ -286,27 +286,41 @@ func (a *app) findSource(c *config) error {
 // secret reads the first of a file, a systemd credential and a variable; "" when
 // there is none. It is never printed.
 func (a *app) secret(file, credential, variable string) (string, error) {
-	if file != "" {
-		if info, err := os.Stat(file); err == nil && info.Mode().Perm()&0o007 != 0 {
-			return "", usagef("%s holds a secret and everybody can read it: chmod 600 %s", file, file)
-		}
-		b, err := os.ReadFile(file)
-		if err != nil {
-			return "", usagef("read secret: %v", err)
-		}
+	b, err := a.secretBytes(file, credential)
+	switch {
+	case err != nil:
+		return "", err
+	case b != nil:
 		return strings.TrimRight(string(b), "\r\n"), nil
-	}
-	if dir := a.env("CREDENTIALS_DIRECTORY"); dir != "" {
-		b, err := os.ReadFile(filepath.Join(dir, credential))
-		if err == nil {
-			return strings.TrimRight(string(b), "\r\n"), nil
-		}
-		if !errors.Is(err, os.ErrNotExist) {
-			return "", usagef("read credential: %v", err)
-		}
-	}
-	if variable == "" {
+	case variable == "":
 		return "", nil
 	}
 	return a.env(variable), nil
+}
+
+// secretBytes reads the first of a file and a systemd credential, as it is; nil when
+// there is none.
+func (a *app) secretBytes(file, credential string) ([]byte, error) {
+	if file != "" {
+		if info, err := os.Stat(file); err == nil && info.Mode().Perm()&0o007 != 0 {
+			return nil, usagef("%s holds a secret and everybody can read it: chmod 600 %s", file, file)
+		}
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return nil, usagef("read secret: %v", err)
+		}
+		return b, nil
+	}
+	dir := a.env("CREDENTIALS_DIRECTORY")
+	if dir == "" {
+		return nil, nil
+	}
+	b, err := os.ReadFile(filepath.Join(dir, credential))
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil, nil
+	case err != nil:
+		return nil, usagef("read credential: %v", err)
+	}
+	return b, nil
 }

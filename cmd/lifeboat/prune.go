@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -84,17 +83,12 @@ func (a *app) maintenance(ctx context.Context, file string) (*config, *history.R
 		s, err := a.unlock(ctx, repo, "prune")
 		return c, repo, s, err
 	}
-	text, err := a.secret(file, "maintenance", "")
+	b, err := a.secretBytes(file, "maintenance")
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	if text == "" {
+	if len(b) == 0 {
 		return nil, nil, nil, usagef("prune needs the maintenance secrets: give --secrets FILE (`lifeboat key export --maintenance --out FILE` writes it), or the operator's identity with --key FILE")
-	}
-	// It is read again as it is: secret cuts newlines off, which may be bytes of it.
-	b, err := os.ReadFile(orDefault(file, a.env("CREDENTIALS_DIRECTORY")+"/maintenance"))
-	if err != nil {
-		return nil, nil, nil, usagef("read secrets: %v", err)
 	}
 	s, err := history.ParseSecrets(b)
 	if err != nil {

@@ -30,9 +30,6 @@ type random struct {
 // agent killed, the server restarted, the store failing, and any commit equal to
 // physical recovery.
 func TestRandomLoad(t *testing.T) {
-	if testing.Short() {
-		t.Skip("minutes long; TestThreeTablesKilled is the short one")
-	}
 	t.Parallel()
 	random{
 		major: testpg.Newest, kills: 22, life: 9 * time.Second, restarts: []string{"fast", "immediate", "immediate"},
@@ -42,9 +39,6 @@ func TestRandomLoad(t *testing.T) {
 
 // TestRandomLoad15 is the same on PostgreSQL 15, shorter.
 func TestRandomLoad15(t *testing.T) {
-	if testing.Short() {
-		t.Skip("a minute long; TestThreeTablesKilled is the short one")
-	}
 	t.Parallel()
 	random{major: testpg.Oldest, kills: 6, life: 6 * time.Second, restarts: []string{"immediate"}, points: 5, exact: 3}.run(t)
 }

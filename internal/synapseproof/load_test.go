@@ -64,9 +64,6 @@ func (b *background) stop(t testing.TB) *homeserver.Result {
 // people talk and an admin purges, its agent is killed again and again, the
 // homeserver notices nothing, and any commit equals physical recovery.
 func TestSynapseUnderLoad(t *testing.T) {
-	if testing.Short() {
-		t.Skip("minutes long; TestRestoredBoots is the short one")
-	}
 	rng := rand.New(rand.NewPCG(testpg.Seed(t), 1))
 	l := newLab(t)
 	l.child.Tuning.MergeEvery = 8 * time.Second

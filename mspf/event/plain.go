@@ -363,11 +363,11 @@ func (p *Plain) AppendCBOR(b []byte) []byte {
 
 // Major types of CBOR (RFC 8949, 3.1), as the high bits of a head.
 const (
-	cborUint   = 0 << 5
-	cborNegint = 1 << 5
-	cborText   = 3 << 5
-	cborArray  = 4 << 5
-	cborMap    = 5 << 5
+	cborUint   = 0
+	cborNegint = 1
+	cborText   = 3
+	cborArray  = 4
+	cborMap    = 5
 	cborFalse  = 7<<5 | 20
 	cborTrue   = 7<<5 | 21
 	cborNull   = 7<<5 | 22
@@ -377,7 +377,7 @@ const (
 // shorter ones are first.
 func (p *Plain) appendMap(b []byte, keys []int32) []byte {
 	slices.SortStableFunc(keys, func(a, b int32) int { return len(p.nodes[a].text) - len(p.nodes[b].text) })
-	b = appendHead(b, cborMap, uint64(len(keys)))
+	b = AppendHead(b, cborMap, uint64(len(keys)))
 	for _, k := range keys {
 		b = p.appendCBOR(p.appendCBOR(b, k), k+1)
 	}
@@ -388,14 +388,14 @@ func (p *Plain) appendCBOR(b []byte, i int32) []byte {
 	x := &p.nodes[i]
 	switch x.kind {
 	case '"':
-		return append(appendHead(b, cborText, uint64(len(x.text))), x.text...)
+		return append(AppendHead(b, cborText, uint64(len(x.text))), x.text...)
 	case '0':
 		if x.n < 0 {
-			return appendHead(b, cborNegint, uint64(-1-x.n))
+			return AppendHead(b, cborNegint, uint64(-1-x.n))
 		}
-		return appendHead(b, cborUint, uint64(x.n))
+		return AppendHead(b, cborUint, uint64(x.n))
 	case '[':
-		b = appendHead(b, cborArray, uint64(x.n))
+		b = AppendHead(b, cborArray, uint64(x.n))
 		for j := i + 1; j < x.next; j = p.nodes[j].next {
 			b = p.appendCBOR(b, j)
 		}
@@ -411,16 +411,19 @@ func (p *Plain) appendCBOR(b []byte, i int32) []byte {
 	return append(b, cborNull)
 }
 
-func appendHead(b []byte, major byte, n uint64) []byte {
+// AppendHead writes the head of a CBOR data item of a major type, 0 to 7, in its
+// shortest form (RFC 8949 section 3).
+func AppendHead(b []byte, major byte, n uint64) []byte {
+	m := major << 5
 	switch {
 	case n < 24:
-		return append(b, major|byte(n))
+		return append(b, m|byte(n))
 	case n <= 0xff:
-		return append(b, major|24, byte(n))
+		return append(b, m|24, byte(n))
 	case n <= 0xffff:
-		return binary.BigEndian.AppendUint16(append(b, major|25), uint16(n))
+		return binary.BigEndian.AppendUint16(append(b, m|25), uint16(n))
 	case n <= 0xffffffff:
-		return binary.BigEndian.AppendUint32(append(b, major|26), uint32(n))
+		return binary.BigEndian.AppendUint32(append(b, m|26), uint32(n))
 	}
-	return binary.BigEndian.AppendUint64(append(b, major|27), n)
+	return binary.BigEndian.AppendUint64(append(b, m|27), n)
 }

@@ -57,9 +57,6 @@ func (l large) Rows(table string) iter.Seq2[[]byte, error] {
 // TestMemoryIsBounded: an archive of 400 MB of events takes no more memory than one of
 // few, but for some words for each event of a room.
 func TestMemoryIsBounded(t *testing.T) {
-	if testing.Short() {
-		t.Skip("makes 400 MB of events")
-	}
 	const most = 150 << 20
 	defer debug.SetGCPercent(debug.SetGCPercent(50))
 	var peak uint64
