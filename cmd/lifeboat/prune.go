@@ -356,7 +356,7 @@ func (a *app) forget(ctx context.Context, f pruneFlags) error {
 			holders = append(holders, fmt.Sprintf("legal hold %s, until `lifeboat prune release %s`", m.Name, m.Name))
 		}
 		if !slices.Contains(leaves, v) {
-			holders = append(holders, fmt.Sprintf("the ended branch %s, until `lifeboat prune --apply --lineage %s`", v.ID, v.ID))
+			holders = append(holders, fmt.Sprintf("the ended branch %s, until `lifeboat prune --apply --lineage %s`, and what its last epoch holds for good", v.ID, v.ID))
 		}
 	}
 	by := a.now().Add(outAfter(c))
